@@ -1,0 +1,1 @@
+"""Recordings in, recordings or numbers out: statistics, accounting, metrics, launch verdicts, summaries."""

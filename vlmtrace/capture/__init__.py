@@ -1,0 +1,1 @@
+"""How it is measured: the only folder that imports torch or transformers."""

@@ -1,0 +1,1 @@
+"""A Recording as chunks of bytes and back: Perfetto protobuf and Chrome JSON."""

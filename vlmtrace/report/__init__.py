@@ -1,0 +1,1 @@
+"""A Summary as text: terminal table, JSON, Markdown."""

@@ -1,0 +1,207 @@
+"""The Recording: everything one run of ``vlmtrace record`` observed, frozen.
+
+Observations only: medians, verdicts and findings are computed from a recording and never stored in it.
+All times are integer nanoseconds on the axis (the host's monotonic clock).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from vlmtrace.timeline.spans import Span, Spans
+
+__all__ = [
+    "COLD",
+    "TIMED",
+    "TRACK_KINDS",
+    "WARMED",
+    "Anchor",
+    "Clock",
+    "Cost",
+    "Counter",
+    "FoundStage",
+    "Generation",
+    "Json",
+    "Recording",
+    "TracedModel",
+    "Track",
+]
+
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
+
+TRACK_KINDS: Final = ("generations", "stages", "steps", "modules", "layers", "tokens", "spans", "host")
+"""The rows of a timeline, in the order in which they are shown."""
+
+TIMED: Final = "timed"
+WARMED: Final = "warmup"
+COLD: Final = "cold"
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One row of the timeline; spans on it are nested or disjoint.
+
+    ``kind`` is one of :data:`TRACK_KINDS`. ``device`` is the CUDA device whose clock the spans come from, ``None``
+    for the host's. ``thread`` is the operating system's id of the generating thread.
+    """
+
+    kind: str
+    device: int | None
+    thread: int
+    thread_name: str
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """One reading of both clocks: ``device`` (ns on the device's clock) lies between the two host times."""
+
+    host_before: int
+    device: int
+    host_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """How one generation's device times were laid on the axis: ``axis = device + offset + rate × (device − pivot)``.
+
+    ``rate_ppb`` is the fitted drift in parts per 10⁹; every position on the axis is within ``bound_ns`` of the truth.
+    ``residual_ns`` is the fit's, ``chain_ns`` the error of chained elapsed times; ``widened_ns`` is how much the
+    offset's interval had to grow to hold every constraint (0 where it was not empty).
+    """
+
+    device: int
+    generation: int
+    offset_ns: int
+    pivot_ns: int
+    rate_ppb: int
+    bound_ns: int
+    residual_ns: int
+    chain_ns: int
+    widened_ns: int
+    anchors: tuple[Anchor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A sampled quantity: ``values[i]`` (in ``unit``) held from ``times[i]`` on."""
+
+    name: str
+    unit: str
+    device: int | None
+    times: array[int]
+    values: array[int]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStage:
+    """A part of the model that is traced: the stage name, the module path, and how discovery found it."""
+
+    stage: str
+    path: str
+    how: str
+    guess: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TracedModel:
+    """A model of the recording. ``parameters`` counts elements, each shared tensor once."""
+
+    name: str
+    class_name: str
+    model_type: str
+    parameters: int
+    random_weights: bool
+    dtype: str
+    device: str
+    attention: str
+    stages: tuple[FoundStage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One outermost ``generate()`` call.
+
+    ``role`` is :data:`TIMED`, :data:`WARMED` or :data:`COLD` (the first of its input shape in a traced script).
+    ``span`` is the row of its ``generate`` span, ``clock`` its position in the recording's clocks (``None`` on the
+    host's clock). ``new_tokens`` counts each sequence's tokens until its end-of-sequence token, padding never.
+    ``inputs`` holds what was known of the inputs without asking the device: ``batch``, ``prompt_tokens``,
+    ``visual_tokens``, ``images`` and tensor ``shapes``. ``mode`` is how it decoded (``eager``, ``compiled``).
+    ``error`` is the exception that ended it, if one did.
+    """
+
+    index: int
+    role: str
+    model: int
+    span: int
+    clock: int | None
+    mode: str
+    new_tokens: tuple[int, ...]
+    inputs: Mapping[str, Json] = field(default_factory=dict)
+    output: Mapping[str, Json] = field(default_factory=dict)
+    tags: Mapping[str, Json] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.error is None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What tracing cost. ``host_ns[g]`` is generation g's count of marks and ranges × their calibrated cost.
+
+    ``mark_ns`` and ``range_ns`` are the calibrated costs of one mark and one NVTX range; ``waits`` the waits added
+    inside or right after ``generate()``; ``anchor_waits`` those taken outside of it to align the clocks.
+    ``path`` names the way events are recorded.
+    """
+
+    path: str
+    marks: int
+    ranges: int
+    waits: int
+    anchor_waits: int
+    mark_ns: int
+    range_ns: int
+    host_ns: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Everything one recording holds. Made by ``Recorder.finish()``, by ``load()`` and by analysis, never edited.
+
+    ``origin_ns`` is the axis position that exported times count from and ``origin_unix_ns`` the wall-clock time
+    there. ``incomplete`` says why a recording ended early, ``None`` where it did not.
+    """
+
+    name: str
+    detail: str
+    origin_ns: int
+    origin_unix_ns: int
+    environment: Mapping[str, Json]
+    workload: Mapping[str, Json]
+    models: tuple[TracedModel, ...]
+    generations: tuple[Generation, ...]
+    tracks: tuple[Track, ...]
+    spans: Spans
+    counters: tuple[Counter, ...]
+    clocks: tuple[Clock, ...]
+    cost: Cost
+    incomplete: str | None = None
+
+    @property
+    def on_device(self) -> bool:
+        """Whether any stage was timed by a device's clock; else every time is the host's."""
+        return any(track.device is not None for track in self.tracks)
+
+    def generate_span(self, generation: Generation) -> Span:
+        return self.spans[generation.span]
+
+    def spans_of(self, generation: Generation) -> Iterator[Span]:
+        """The spans of one generation, in order."""
+        index = generation.index
+        column = self.spans.generation
+        return (Span(self.spans, row) for row in range(len(column)) if column[row] == index)

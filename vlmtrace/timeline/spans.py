@@ -1,0 +1,293 @@
+"""Spans: columns of integers and interned strings, and a view of one row.
+
+A recording may hold a million spans, so nothing here is an object per span until somebody looks at one.
+A *mark* is one boundary: the host time at which it was recorded and the position on the axis at which the
+stream reached it. A span is two marks with a name on a track. On the host's own clock the two times are equal.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, overload
+
+__all__ = ["NONE", "ArgColumn", "NewSpan", "Span", "Spans", "SpansBuilder"]
+
+NONE: Final = -1
+"""What an absent row, generation or number is in an integer column (0 is a valid one of each)."""
+
+_FLAG_INCOMPLETE: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ArgColumn:
+    """One named argument of the spans that have it: ``rows`` ascending, ``values`` parallel.
+
+    ``text`` tells whether values are positions in the spans' string table or plain integers.
+    """
+
+    text: bool
+    rows: array[int]
+    values: array[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Spans(Sequence["Span"]):
+    """Every span of a recording in normal form: ascending by begin, a parent before its children.
+
+    Columns are parallel. ``name`` indexes ``strings``; ``track`` the recording's tracks; ``parent`` rows (or
+    :data:`NONE`); ``generation`` the recording's generations (or :data:`NONE`); ``number`` is the step, layer, chunk
+    or token number (or :data:`NONE`). ``begin``/``end`` are integer nanoseconds on the axis, ``host_begin``/
+    ``host_end`` the host times of the same two marks.
+    """
+
+    strings: tuple[str, ...]
+    name: array[int]
+    track: array[int]
+    parent: array[int]
+    generation: array[int]
+    number: array[int]
+    begin: array[int]
+    end: array[int]
+    host_begin: array[int]
+    host_end: array[int]
+    flags: array[int]
+    args: Mapping[str, ArgColumn]
+
+    def __len__(self) -> int:
+        return len(self.begin)
+
+    @overload
+    def __getitem__(self, row: int) -> Span: ...
+    @overload
+    def __getitem__(self, row: slice) -> tuple[Span, ...]: ...
+    def __getitem__(self, row: int | slice) -> Span | tuple[Span, ...]:
+        if isinstance(row, slice):
+            return tuple(Span(self, i) for i in range(*row.indices(len(self))))
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"span {row} of {len(self)}")
+        return Span(self, row % len(self))
+
+    def __iter__(self) -> Iterator[Span]:
+        return (Span(self, row) for row in range(len(self)))
+
+    def named(self, name: str) -> Iterator[Span]:
+        """The spans of that name, in order."""
+        try:
+            wanted = self.strings.index(name)
+        except ValueError:
+            return iter(())
+        return (Span(self, row) for row, value in enumerate(self.name) if value == wanted)
+
+    def arg(self, row: int, key: str) -> int | str | None:
+        """The argument ``key`` of span ``row``, or ``None`` where it has none."""
+        column = self.args.get(key)
+        if column is None:
+            return None
+        at = bisect_left(column.rows, row)
+        if at == len(column.rows) or column.rows[at] != row:
+            return None
+        value = column.values[at]
+        return self.strings[value] if column.text else value
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A view of one row; two views are equal where spans and row are."""
+
+    spans: Spans = field(repr=False)
+    row: int
+
+    @property
+    def name(self) -> str:
+        return self.spans.strings[self.spans.name[self.row]]
+
+    @property
+    def track(self) -> int:
+        return self.spans.track[self.row]
+
+    @property
+    def parent(self) -> int | None:
+        row = self.spans.parent[self.row]
+        return None if row == NONE else row
+
+    @property
+    def generation(self) -> int | None:
+        index = self.spans.generation[self.row]
+        return None if index == NONE else index
+
+    @property
+    def number(self) -> int | None:
+        value = self.spans.number[self.row]
+        return None if value == NONE else value
+
+    @property
+    def begin(self) -> int:
+        return self.spans.begin[self.row]
+
+    @property
+    def end(self) -> int:
+        return self.spans.end[self.row]
+
+    @property
+    def host_begin(self) -> int:
+        return self.spans.host_begin[self.row]
+
+    @property
+    def host_end(self) -> int:
+        return self.spans.host_end[self.row]
+
+    @property
+    def duration(self) -> int:
+        """Elapsed nanoseconds on the span's own clock, idle time included."""
+        return self.end - self.begin
+
+    @property
+    def host_duration(self) -> int:
+        """Nanoseconds between the host times of the two marks: how long launching took."""
+        return self.host_end - self.host_begin
+
+    @property
+    def lead_end(self) -> int:
+        """How long before the device ended the span the host had finished launching it, in nanoseconds."""
+        return self.end - self.host_end
+
+    @property
+    def incomplete(self) -> bool:
+        return bool(self.spans.flags[self.row] & _FLAG_INCOMPLETE)
+
+    @property
+    def args(self) -> dict[str, int | str]:
+        found = ((key, self.spans.arg(self.row, key)) for key in self.spans.args)
+        return {key: value for key, value in found if value is not None}
+
+
+@dataclass(slots=True)
+class NewSpan:
+    """A span to be added: ``axis`` are its two positions, ``host`` the host times of its marks (``None``: the same).
+
+    ``parent`` is the handle that adding the parent answered.
+    """
+
+    name: str
+    track: int
+    axis: tuple[int, int]
+    host: tuple[int, int] | None = None
+    parent: int | None = None
+    generation: int | None = None
+    number: int | None = None
+    incomplete: bool = False
+    args: Mapping[str, int | str] = field(default_factory=dict)
+
+
+class SpansBuilder:
+    """Collects spans in any order and freezes them in normal form.
+
+    ``add`` answers a handle that later calls use as ``parent``; ``freeze`` renumbers, and its second answer maps
+    handles to rows.
+    """
+
+    def __init__(self) -> None:
+        self._strings: dict[str, int] = {}
+        self._columns = {key: array("q") for key in _COLUMNS}
+        self._args: dict[str, tuple[bool, array[int], array[int]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._columns["begin"])
+
+    def intern(self, text: str) -> int:
+        return self._strings.setdefault(text, len(self._strings))
+
+    def add(self, span: NewSpan) -> int:
+        """Add a span and answer its handle."""
+        handle = len(self)
+        host_begin, host_end = span.axis if span.host is None else span.host
+        row = (
+            self.intern(span.name),
+            span.track,
+            NONE if span.parent is None else span.parent,
+            NONE if span.generation is None else span.generation,
+            NONE if span.number is None else span.number,
+            span.axis[0],
+            span.axis[1],
+            host_begin,
+            host_end,
+            _FLAG_INCOMPLETE if span.incomplete else 0,
+        )
+        for column, value in zip(self._columns.values(), row, strict=True):
+            column.append(value)
+        for key, argument in span.args.items():
+            self.set_arg(handle, key, argument)
+        return handle
+
+    def set_arg(self, handle: int, key: str, value: int | str) -> None:
+        """Give span ``handle`` an argument; a key is text or integer throughout a recording, never both."""
+        text = isinstance(value, str)
+        is_text, rows, values = self._args.setdefault(key, (text, array("q"), array("q")))
+        if is_text != text:
+            raise TypeError(f"argument {key!r} is {'text' if is_text else 'an integer'} elsewhere, here {value!r}")
+        rows.append(handle)
+        values.append(self.intern(value) if isinstance(value, str) else value)
+
+    def freeze(self) -> tuple[Spans, array[int]]:
+        """The spans in normal form, and the row of each handle."""
+        columns = self._columns
+        depth = self._depths()
+        begin, end, track = columns["begin"], columns["end"], columns["track"]
+        order = sorted(range(len(self)), key=lambda h: (begin[h], depth[h], track[h], end[h], h))
+        row_of = array("q", bytes(8 * len(order)))
+        for row, handle in enumerate(order):
+            row_of[handle] = row
+        strings, string_of = self._ordered_strings()
+        made = {key: array("q", (column[h] for h in order)) for key, column in columns.items()}
+        made["name"] = array("q", (string_of[value] for value in made["name"]))
+        made["parent"] = array("q", (NONE if p == NONE else row_of[p] for p in made["parent"]))
+        args: dict[str, ArgColumn] = {}
+        for key in sorted(self._args):
+            text, handles, values = self._args[key]
+            pairs = sorted(zip((row_of[h] for h in handles), values, strict=True))
+            args[key] = ArgColumn(
+                text,
+                array("q", (row for row, _ in pairs)),
+                array("q", (string_of[value] if text else value for _, value in pairs)),
+            )
+        return Spans(strings=strings, args=args, **made), row_of
+
+    def _depths(self) -> array[int]:
+        parent = self._columns["parent"]
+        depth = array("q", [NONE] * len(parent))
+        for handle in range(len(parent)):
+            path = []
+            at = handle
+            while at != NONE and depth[at] == NONE:
+                path.append(at)
+                at = parent[at]
+            base = NONE if at == NONE else depth[at]
+            for step, h in enumerate(reversed(path), start=1):
+                depth[h] = base + step
+        return depth
+
+    def _ordered_strings(self) -> tuple[tuple[str, ...], dict[int, int]]:
+        """Strings in sorted order, so that equal recordings have equal tables however they were built."""
+        used = set(self._columns["name"])
+        for text, _, values in self._args.values():
+            if text:
+                used.update(values)
+        texts = sorted((text, at) for text, at in self._strings.items() if at in used)
+        return tuple(text for text, _ in texts), {at: new for new, (_, at) in enumerate(texts)}
+
+
+_COLUMNS: Final = (
+    "name",
+    "track",
+    "parent",
+    "generation",
+    "number",
+    "begin",
+    "end",
+    "host_begin",
+    "host_end",
+    "flags",
+)

@@ -1,0 +1,107 @@
+"""Validation: what must hold of every recording, checked when it is made and when it is loaded.
+
+The accounting identities are exact in integers: a ``generate`` span is tiled by its stages and the named rest, and
+``decode`` by its steps and gaps. They hold because neighbours share marks; here they are proved, not assumed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from vlmtrace.errors import InvalidRecordingError
+from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import Recording
+from vlmtrace.timeline.spans import NONE, Span
+
+__all__ = ["validate"]
+
+_TILES_OF_GENERATE = frozenset((names.VISION, names.PREFILL, names.DECODE, *names.OTHER_PARTS))
+_TILES_OF_DECODE = frozenset((names.STEP, names.GAP))
+
+
+def validate(recording: Recording) -> Recording:
+    """Answer ``recording`` unchanged if it is consistent.
+
+    Raises:
+        InvalidRecordingError: naming the first span or generation that contradicts itself.
+    """
+    _check_references(recording)
+    _check_nesting(recording)
+    tiles = _tiles(recording)
+    for generation in recording.generations:
+        span = recording.generate_span(generation)
+        _check_tiling(span, tiles[span.row])
+        for stage in tiles[span.row]:
+            if stage.name == names.DECODE:
+                _check_tiling(stage, tiles[stage.row])
+    return recording
+
+
+def _check_references(recording: Recording) -> None:
+    spans = recording.spans
+    previous = None
+    for row in range(len(spans)):
+        begin, end, parent = spans.begin[row], spans.end[row], spans.parent[row]
+        if end < begin:
+            raise InvalidRecordingError(f"span {row} ({spans[row].name}) ends {begin - end} ns before it begins")
+        if spans.host_end[row] < spans.host_begin[row]:
+            raise InvalidRecordingError(f"span {row} ({spans[row].name}) has host times that run backwards")
+        if not 0 <= spans.track[row] < len(recording.tracks):
+            raise InvalidRecordingError(f"span {row} ({spans[row].name}) is on track {spans.track[row]}, which is none")
+        if not NONE <= spans.generation[row] < len(recording.generations):
+            raise InvalidRecordingError(f"span {row} belongs to generation {spans.generation[row]}, which is none")
+        if parent != NONE and not (0 <= parent < row and spans.begin[parent] <= begin and end <= spans.end[parent]):
+            raise InvalidRecordingError(f"span {row} ({spans[row].name}) does not lie within its parent, span {parent}")
+        if previous is not None and begin < previous:
+            raise InvalidRecordingError(f"span {row} begins before the span in front of it")
+        previous = begin
+    for index, generation in enumerate(recording.generations):
+        if generation.index != index or not 0 <= generation.span < len(spans):
+            raise InvalidRecordingError(f"generation {index} is numbered {generation.index}, span {generation.span}")
+        if spans[generation.span].name != names.GENERATE:
+            raise InvalidRecordingError(f"generation {index} points at a {spans[generation.span].name} span")
+
+
+def _check_nesting(recording: Recording) -> None:
+    """Spans of one track are nested or disjoint."""
+    spans = recording.spans
+    by_track: defaultdict[int, list[int]] = defaultdict(list)
+    for row in range(len(spans)):
+        by_track[spans.track[row]].append(row)
+    for rows in by_track.values():
+        rows.sort(key=lambda row: (spans.begin[row], -spans.end[row]))
+        open_ends: list[int] = []
+        for row in rows:
+            begin, end = spans.begin[row], spans.end[row]
+            while open_ends and open_ends[-1] <= begin:
+                open_ends.pop()
+            if open_ends and end > open_ends[-1]:
+                raise InvalidRecordingError(f"span {row} ({spans[row].name}) partly overlaps another on its track")
+            open_ends.append(end)
+
+
+def _tiles(recording: Recording) -> defaultdict[int, list[Span]]:
+    """The children that must tile their parent, by the parent's row, in order."""
+    spans = recording.spans
+    wanted = {spans.strings.index(name) for name in (*_TILES_OF_GENERATE, *_TILES_OF_DECODE) if name in spans.strings}
+    tiles: defaultdict[int, list[Span]] = defaultdict(list)
+    for row in range(len(spans)):
+        if spans.parent[row] != NONE and spans.name[row] in wanted:
+            tiles[spans.parent[row]].append(spans[row])
+    return tiles
+
+
+def _check_tiling(parent: Span, children: list[Span]) -> None:
+    allowed = _TILES_OF_DECODE if parent.name == names.DECODE else _TILES_OF_GENERATE
+    at = parent.begin
+    for child in sorted((c for c in children if c.name in allowed), key=lambda c: (c.begin, c.end)):
+        if child.begin != at:
+            raise InvalidRecordingError(
+                f"{parent.name} of generation {parent.generation} has {child.begin - at} ns unaccounted "
+                f"before {child.name}"
+            )
+        at = child.end
+    if at != parent.end:
+        raise InvalidRecordingError(
+            f"{parent.name} of generation {parent.generation} has {parent.end - at} ns unaccounted at its end"
+        )
