@@ -108,7 +108,10 @@ class FoundStage:
 
 @dataclass(frozen=True, slots=True)
 class TracedModel:
-    """A model of the recording. ``parameters`` counts elements, each shared tensor once."""
+    """A model of the recording. ``parameters`` counts elements, each shared tensor once.
+
+    ``notes`` are discovery's: what it could not find or had to guess, in sentences.
+    """
 
     name: str
     class_name: str
@@ -119,6 +122,7 @@ class TracedModel:
     device: str
     attention: str
     stages: tuple[FoundStage, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,158 @@
+"""Clocks: how a mark gets its time. The host's clock, or CUDA events by the fastest path that is there.
+
+``torch.cuda.Event.record()`` spends five sixths of its time finding the current stream as a Python object. The
+runtime's own ``cudaEventRecord`` on the raw stream costs about 1.6 µs; it is called through ctypes in the library that
+torch has loaded. Where that cannot be had (ROCm, an unusual build), torch's events do the same work more slowly, and
+``path`` says which is in use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import torch
+
+__all__ = ["CudaClock", "DeviceClock", "TorchEventClock", "clock_of", "monotonic_ns", "rounding_ns"]
+
+monotonic_ns: Final[Callable[[], int]] = time.monotonic_ns
+
+_ULP: Final = 2.0**-24
+"""Half a unit in the last place of a float32, relative: what rounding an elapsed time may cost."""
+
+
+class DeviceClock(Protocol):
+    """A device whose stream can be marked. Events are opaque: whatever ``create`` answers.
+
+    ``record`` marks the stream that work is on right now; ``wait`` blocks, spinning, until the device has passed the
+    event; ``elapsed`` is in float milliseconds, as CUDA gives it, or ``None`` where an event was never reached
+    (recorded into a graph, or lost with its context).
+    """
+
+    device: int
+    path: str
+
+    def create(self, count: int) -> list[Any]: ...
+    def destroy(self, events: list[Any]) -> None: ...
+    def recorder(self) -> Callable[[Any], object]: ...
+    def wait(self, event: Any) -> None: ...
+    def elapsed(self, begin: Any, end: Any) -> float | None: ...
+
+
+class CudaClock:
+    """CUDA events through the runtime library, on the raw current stream of one device."""
+
+    path = "cudaEventRecord (ctypes)"
+
+    def __init__(self, device: int, library: str) -> None:
+        self.device = device
+        # PyDLL keeps the GIL: recording takes a microsecond and another thread must not be let in between the host
+        # time and the record. Waiting is the opposite.
+        self._fast = ctypes.PyDLL(library)
+        self._slow = ctypes.CDLL(library)
+        event = ctypes.c_void_p
+        self._fast.cudaEventRecord.argtypes = (event, ctypes.c_void_p)
+        self._fast.cudaEventCreateWithFlags.argtypes = (ctypes.POINTER(event), ctypes.c_uint)
+        self._fast.cudaEventDestroy.argtypes = (event,)
+        self._fast.cudaEventElapsedTime.argtypes = (ctypes.POINTER(ctypes.c_float), event, event)
+        self._fast.cudaGetLastError.argtypes = ()
+        self._slow.cudaEventSynchronize.argtypes = (event,)
+        self._elapsed = ctypes.c_float()
+
+    def create(self, count: int) -> list[int]:
+        handles = []
+        with torch.cuda.device(self.device):
+            for _ in range(count):
+                handle = ctypes.c_void_p()
+                code = self._fast.cudaEventCreateWithFlags(ctypes.byref(handle), 0)
+                if code != 0 or handle.value is None:
+                    raise RuntimeError(f"cudaEventCreateWithFlags failed with CUDA error {code}")
+                handles.append(handle.value)
+        return handles
+
+    def destroy(self, events: list[int]) -> None:
+        for event in events:
+            self._fast.cudaEventDestroy(event)
+
+    def recorder(self) -> Callable[[int], object]:
+        record = self._fast.cudaEventRecord
+        raw_stream: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
+        device = self.device
+
+        def record_event(event: int) -> None:
+            record(event, raw_stream(device))
+
+        return record_event
+
+    def wait(self, event: int) -> None:
+        code = self._slow.cudaEventSynchronize(event)
+        if code != 0:
+            self._fast.cudaGetLastError()
+            raise RuntimeError(f"cudaEventSynchronize failed with CUDA error {code}")
+
+    def elapsed(self, begin: int, end: int) -> float | None:
+        code = self._fast.cudaEventElapsedTime(ctypes.byref(self._elapsed), begin, end)
+        if code != 0:
+            self._fast.cudaGetLastError()  # clear it, or torch would raise it at its next call
+            return None
+        return self._elapsed.value
+
+
+class TorchEventClock:
+    """torch's own events: slower to record, and there wherever torch has a CUDA-like device."""
+
+    path = "torch.cuda.Event"
+
+    def __init__(self, device: int) -> None:
+        self.device = device
+
+    def create(self, count: int) -> list[torch.cuda.Event]:
+        return [torch.cuda.Event(enable_timing=True) for _ in range(count)]
+
+    def destroy(self, events: list[torch.cuda.Event]) -> None:
+        events.clear()
+
+    def recorder(self) -> Callable[[torch.cuda.Event], object]:
+        current_stream = torch.cuda.current_stream
+        device = self.device
+
+        def record_event(event: torch.cuda.Event) -> None:
+            event.record(current_stream(device))
+
+        return record_event
+
+    def wait(self, event: torch.cuda.Event) -> None:
+        event.synchronize()
+
+    def elapsed(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float | None:
+        try:
+            return float(begin.elapsed_time(end))
+        except (RuntimeError, ValueError):
+            return None
+
+
+def clock_of(device: int) -> DeviceClock:
+    """The fastest clock of a CUDA device that works here, tried once before it is trusted."""
+    version = torch.version.cuda
+    if version is not None and hasattr(torch._C, "_cuda_getCurrentRawStream"):
+        try:
+            clock = CudaClock(device, f"libcudart.so.{version.partition('.')[0]}")
+            events = clock.create(2)
+            record = clock.recorder()
+            for event in events:
+                record(event)
+            clock.wait(events[1])
+            works = clock.elapsed(events[0], events[1]) is not None
+            clock.destroy(events)
+        except (OSError, AttributeError, RuntimeError):
+            works = False
+        if works:
+            return clock
+    return TorchEventClock(device)
+
+
+def rounding_ns(elapsed_ms: float) -> float:
+    """The most by which CUDA's float32 milliseconds may be off from rounding alone, in ns."""
+    return abs(elapsed_ms) * _ULP * 1e6

@@ -1,0 +1,344 @@
+"""Composition: what a Recorder gathered becomes a frozen, checked Recording."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from vlmtrace.capture import outcome
+from vlmtrace.capture.alignment import AffineMap, Constraints, Rate, fit_offset, fit_rate
+from vlmtrace.capture.assembly import Node, forest, stage_tree
+from vlmtrace.capture.requests import requests
+from vlmtrace.capture.tape import UNRESOLVED
+from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import Clock, Cost, Generation, Json, Recording, Track
+from vlmtrace.timeline.spans import NONE, NewSpan, SpansBuilder
+from vlmtrace.timeline.validation import validate
+
+if TYPE_CHECKING:
+    from vlmtrace.capture.attachment import Observed
+    from vlmtrace.capture.lanes import Lane, Voice
+    from vlmtrace.capture.recorder import Recorder
+
+__all__ = ["Ended", "compose"]
+
+
+@dataclass(slots=True, eq=False)
+class Ended:
+    """What is kept of a generation until the recording is composed. ``first`` and ``last`` bound its marks."""
+
+    voice: Voice
+    model: int
+    role: str
+    device: int | None
+    first: int
+    last: int = 0
+    anchors: int = 0
+    wait: tuple[int, int] | None = None
+    waits: int = 0
+    error: str | None = None
+    mode: str = "eager"
+    prompt_tokens: int = NONE
+    visual_tokens: int = 0
+    uses_cache: bool = True
+    beams: int = 1
+    inputs: dict[str, Json] = field(default_factory=dict)
+    output: dict[str, Json] = field(default_factory=dict)
+    tags: dict[str, Json] = field(default_factory=dict)
+    new_tokens: tuple[int, ...] = ()
+
+    def observe(self, observed: Observed, inputs: dict[str, Json]) -> None:
+        """Take over what the hooks saw on the host."""
+        config = observed.generation_config
+        self.mode = observed.mode
+        self.prompt_tokens = observed.prompt_tokens
+        self.visual_tokens = observed.visual_tokens
+        self.uses_cache = getattr(config, "use_cache", None) is not False
+        self.beams = getattr(config, "num_beams", None) or 1
+        self.inputs = inputs
+        if observed.prompt_tokens > 0:
+            self.inputs["prompt_tokens"] = observed.prompt_tokens
+        if observed.visual_tokens:
+            self.inputs["visual_tokens"] = observed.visual_tokens
+        if self.beams > 1:
+            self.inputs["beams"] = self.beams
+
+    def count(self, ids: torch.Tensor, ends: frozenset[int]) -> None:
+        """Count each sequence's new tokens. ``ids`` has shape (sequences, prompt + new), on the host."""
+        start = max(0, self.prompt_tokens)
+        rows = ids[:, start:].tolist()
+        self.new_tokens = outcome.count_until_end(rows, ends)
+        self.output |= outcome.output_of(rows)
+
+
+def compose(recorder: Recorder, environment: dict[str, Json], incomplete: str | None) -> Recording:
+    """The Recording of everything that ``recorder`` gathered; its tapes are closed.
+
+    Raises:
+        InvalidRecordingError: if what was gathered contradicts itself.
+    """
+    made = _Composer(recorder)
+    for lane in recorder.lanes.all:
+        made.add_lane(lane)
+    return made.recording(environment, incomplete)
+
+
+_TRACK_OF: Final = {
+    names.REQUEST: "generations",
+    names.GENERATE: "generations",
+    names.VISION: "stages",
+    names.PREFILL: "stages",
+    names.DECODE: "stages",
+    names.H2D: "stages",
+    **dict.fromkeys(names.OTHER_PARTS, "stages"),
+    names.STEP: "steps",
+    names.GAP: "steps",
+    names.PREFILL_CHUNK: "steps",
+    names.ENCODER: "modules",
+    names.PROJECTOR: "modules",
+    names.MERGE: "modules",
+    names.LM_HEAD: "modules",
+    names.LAYER: "layers",
+    names.VISION_LAYER: "layers",
+    names.TOKEN: "tokens",
+    names.PREPROCESS: "host",
+    names.DETOKENIZE: "host",
+    names.WAIT: "host",
+}
+
+
+class _Composer:
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.ended = recorder.ended
+        self.index_of = {id(ended): index for index, ended in enumerate(self.ended)}
+        self.builder = SpansBuilder()
+        self.tracks: dict[Track, int] = {}
+        self.clocks: list[Clock] = []
+        self.clock_of: dict[int, int] = {}
+        self.generate_handle: dict[int, int] = {}
+        self.marks = 0
+        self.ranges = 0
+        self.anchor_waits = 0
+        self.path = "host clock"
+        self.mark_ns = 0
+        self.range_ns = 0
+
+    def add_lane(self, lane: Lane) -> None:
+        roots: list[tuple[int | None, Node]] = []
+        for device, voice in lane.voices.items():
+            roots += [(device, node) for node in self._forest(voice)]
+            self.marks += voice.tape.total
+            self.ranges += 0 if voice.ranges is None else voice.ranges.count
+            self.anchor_waits += voice.tape.anchor_waits
+            if device is not None or self.mark_ns == 0:
+                self.mark_ns, self.range_ns = voice.mark_ns, voice.range_ns
+                if voice.tape.clock is not None:
+                    self.path = voice.tape.clock.path
+        for device, node in requests(roots):
+            self._add(lane, device, node, None, None)
+
+    def _forest(self, voice: Voice) -> list[Node]:
+        """The spans of one voice; each generation's boundaries have become its stages."""
+        tape = voice.tape
+        if tape.clock is not None:
+            voice.anchor()
+        else:
+            tape.resolve()
+        tape.close()
+        own = [ended for ended in self.ended if ended.voice is voice]
+        roots = forest(tape.marks, self._axis(voice, own), self.recorder.texts.__getitem__)
+        found = [node for root in roots for node in root.walk() if node.name in (names.GENERATE, names.WARMUP)]
+        for ended, node in zip(own, found, strict=True):
+            node.name = names.GENERATE
+            node.incomplete |= ended.error is not None
+            node.number = self.index_of[id(ended)]
+            stage_tree(node, self.recorder.options.detail)
+            self._describe(ended, node)
+        return roots
+
+    def _axis(self, voice: Voice, own: Sequence[Ended]) -> Callable[[int, int], int]:
+        """How this voice's device times lie on the axis: by the map of the generation that a mark belongs to."""
+        tape = voice.tape
+        if tape.clock is None:
+            return lambda _, device: device
+        rate = fit_rate(tape.anchors)
+        maps = [self._fit(voice, ended, rate) for ended in own]
+        if not maps:
+            maps = [fit_offset(rate, 0, Constraints((), (), tape.anchors))]
+        ends = [ended.last for ended in own]
+
+        def axis(i: int, device: int) -> int:
+            # A mark outside of generations goes with the next one, and after the last with the last.
+            return maps[min(bisect_right(ends, i), len(maps) - 1)](device)
+
+        return axis
+
+    def _fit(self, voice: Voice, ended: Ended, rate: Rate) -> AffineMap:
+        tape, marks = voice.tape, voice.tape.marks
+        around = slice(max(0, ended.anchors - 2), ended.anchors)
+        anchors = tape.anchors[around]
+        chain = tape.anchor_chain_ns[around]
+        own = range(ended.first, ended.last)
+        reached = [i for i in own if marks.device[i] != UNRESOLVED]
+        pivot = marks.device[reached[0]] if reached else anchors[0].device
+        constraints = Constraints(
+            ((marks.host[i], marks.device[i]) for i in reached),
+            () if ended.wait is None or ended.wait[1] == UNRESOLVED else (ended.wait,),
+            anchors,
+            chain[-1] - chain[0],
+        )
+        fitted = fit_offset(rate, pivot, constraints)
+        index = self.index_of[id(ended)]
+        self.clock_of[index] = len(self.clocks)
+        self.clocks.append(
+            Clock(
+                device=0 if ended.device is None else ended.device,
+                generation=index,
+                offset_ns=fitted.offset_ns,
+                pivot_ns=fitted.pivot_ns,
+                rate_ppb=fitted.rate_ppb,
+                bound_ns=fitted.bound_ns,
+                residual_ns=rate.residual_ns,
+                chain_ns=constraints.chain_ns,
+                widened_ns=fitted.widened_ns,
+                anchors=tuple(anchors),
+            )
+        )
+        return fitted
+
+    def _describe(self, ended: Ended, generate: Node) -> None:
+        """Arguments that only the generation as a whole tells: sequence lengths, image and token counts."""
+        length = ended.prompt_tokens
+        knows_cache = ended.uses_cache and ended.prompt_tokens > 0
+        tokens = [node for node in generate.children if node.name == names.TOKEN]
+        for index, token in enumerate(tokens):
+            appended = token.number - length if length > 0 else 1
+            length = token.number
+            token.number = index
+            if appended != 1:
+                token.args["appended"] = appended
+            token.args["length"] = length
+        _number_steps(generate, tokens, knows_cache)
+        for node in generate.children:
+            if node.name == names.PREFILL and knows_cache:
+                node.args["kv"] = ended.prompt_tokens
+        self._place(ended, generate)
+
+    def _place(self, ended: Ended, generate: Node) -> None:
+        """Module paths of what was numbered by discovery, and what a vision span looked at."""
+        paths = self.recorder.paths[ended.model]
+        for node in generate.walk():
+            known = paths.get(node.name)
+            if known is not None:
+                number = max(0, node.number)
+                node.number = NONE
+                if number < len(known):
+                    node.args["path"] = known[number]
+            elif node.name == names.VISION and ended.visual_tokens:
+                node.args["visual_tokens"] = ended.visual_tokens
+                images = ended.inputs.get("images")
+                if isinstance(images, int):
+                    node.args["images"] = images
+
+    def _add(self, lane: Lane, device: int | None, node: Node, parent: int | None, generation: int | None) -> None:
+        stack: list[tuple[Node, int | None, int | None, int | None]] = [(node, parent, generation, device)]
+        while stack:
+            node, parent, generation, device = stack.pop()
+            if node.name == names.GENERATE:
+                generation, number = node.number, None
+            else:
+                number = None if node.number == NONE else node.number
+            generation = node.args.pop("generation", generation)  # type: ignore[assignment]
+            handle = self.builder.add(
+                NewSpan(
+                    name=node.name,
+                    track=self._track(lane, device, node.name),
+                    axis=(node.begin[0], node.end[0]),
+                    host=(node.begin[1], node.end[1]),
+                    parent=parent,
+                    generation=generation,
+                    number=number,
+                    incomplete=node.incomplete,
+                    args=node.args,
+                )
+            )
+            if node.name == names.GENERATE and generation is not None:
+                self.generate_handle[generation] = handle
+            stack += [
+                (child, handle, generation, None if _TRACK_OF.get(child.name) == "host" else device)
+                for child in reversed(node.children)
+            ]
+
+    def _track(self, lane: Lane, device: int | None, name: str) -> int:
+        kind = _TRACK_OF.get(name, "spans")
+        track = Track(kind, None if kind == "host" else device, lane.thread, lane.name)
+        return self.tracks.setdefault(track, len(self.tracks))
+
+    def recording(self, environment: dict[str, Json], incomplete: str | None) -> Recording:
+        recorder = self.recorder
+        spans, row_of = self.builder.freeze()
+        generations = tuple(
+            Generation(
+                index=index,
+                role=ended.role,
+                model=ended.model,
+                span=row_of[self.generate_handle[index]],
+                clock=self.clock_of.get(index),
+                mode=ended.mode,
+                new_tokens=ended.new_tokens,
+                inputs=ended.inputs,
+                output=ended.output,
+                tags=ended.tags,
+                error=ended.error,
+            )
+            for index, ended in enumerate(self.ended)
+        )
+        order = sorted(range(len(self.clocks)), key=lambda at: self.clocks[at].generation)
+        place = {at: new for new, at in enumerate(order)}
+        generations = tuple(replace(g, clock=None if g.clock is None else place[g.clock]) for g in generations)
+        marks = [ended.last - ended.first for ended in self.ended]
+        cost = Cost(
+            path=self.path,
+            marks=self.marks,
+            ranges=self.ranges,
+            waits=sum(ended.waits for ended in self.ended),
+            anchor_waits=self.anchor_waits,
+            mark_ns=self.mark_ns,
+            range_ns=self.range_ns,
+            host_ns=tuple(count * self.mark_ns + count // 2 * self.range_ns for count in marks),
+        )
+        random = recorder.random_weights
+        return validate(
+            Recording(
+                name=recorder.options.name,
+                detail=recorder.options.detail,
+                origin_ns=recorder.origin[0],
+                origin_unix_ns=recorder.origin[1],
+                environment=environment,
+                workload=dict(recorder.workload),
+                models=tuple(replace(model, random_weights=random) for model in recorder.models),
+                generations=generations,
+                tracks=tuple(self.tracks),
+                spans=spans,
+                counters=(),
+                clocks=tuple(self.clocks[at] for at in order),
+                cost=cost,
+                incomplete=incomplete,
+            )
+        )
+
+
+def _number_steps(generate: Node, tokens: Sequence[Node], knows_cache: bool) -> None:
+    """Each step's tokens so far, and the length of its cache: the sequence as it stood at the token before it."""
+    before = 0
+    for step in (node for node in generate.walk() if node.name == names.STEP):
+        while before < len(tokens) and tokens[before].begin[0] <= step.begin[0]:
+            before += 1
+        if knows_cache and before:
+            step.args["kv"] = tokens[before - 1].args["length"]
+        step.args["tokens"] = before

@@ -1,0 +1,99 @@
+"""The environment: what machine, which versions and which model a recording was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vlmtrace.capture.anatomy import Anatomy
+from vlmtrace.timeline.recording import Json, TracedModel
+
+__all__ = ["describe_model", "environment"]
+
+_PACKAGES = ("vlmtrace", "torch", "transformers", "accelerate", "nvtx", "torchvision", "pillow")
+
+
+def environment() -> dict[str, Json]:
+    """Versions, machine and GPU. No host name, user or path: a trace is made to be shared."""
+    found: dict[str, Json] = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "gpu": None,
+        "gpus": 0,
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        found |= {
+            "gpu": properties.name,
+            "gpus": torch.cuda.device_count(),
+            "gpu_memory_bytes": properties.total_memory,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "driver": _driver(),
+            "gpu_clock_mhz": _gpu_clock_mhz(),
+        }
+    return found
+
+
+def describe_model(anatomy: Anatomy) -> TracedModel:
+    """What a person calls the model, how large it is, and where its stages were found."""
+    root = anatomy.root
+    config = getattr(root, "config", None)
+    name = str(getattr(config, "name_or_path", "") or "")
+    first = next(root.parameters(), None)
+    return TracedModel(
+        name=Path(name).name if name.startswith(("/", ".", "~")) else name or type(root).__name__,
+        class_name=type(root).__name__,
+        model_type=str(getattr(config, "model_type", "") or ""),
+        parameters=count_parameters(root),
+        random_weights=False,
+        dtype="" if first is None else str(first.dtype).removeprefix("torch."),
+        device="" if first is None else str(first.device),
+        attention=str(getattr(config, "_attn_implementation", "") or ""),
+        stages=anatomy.stages(),
+        notes=anatomy.notes,
+    )
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Elements of all parameters, each shared tensor once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _cpu() -> str:
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        return platform.processor()
+
+
+def _driver() -> str | None:
+    try:
+        with Path("/proc/driver/nvidia/version").open(encoding="utf-8") as lines:
+            words = next(lines).split()
+    except (OSError, StopIteration):
+        return None
+    return next((word for word in words if word[0].isdigit() and "." in word), None)
+
+
+def _gpu_clock_mhz() -> int | None:
+    """The SM clock right now, where NVML can be asked (torch's own query needs it too)."""
+    try:
+        return int(torch.cuda.clock_rate())
+    except (ImportError, ModuleNotFoundError, RuntimeError, OSError):
+        return None

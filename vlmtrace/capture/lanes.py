@@ -1,0 +1,175 @@
+"""Lanes: the tapes of each thread, one per clock it works with, and the listeners told beside them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from vlmtrace.capture.attachment import CURRENT, Observed, span_hooks
+from vlmtrace.capture.clocks import DeviceClock, clock_of
+from vlmtrace.capture.listeners import Fanout, Listener, NvtxRanges
+from vlmtrace.capture.tape import Tape
+from vlmtrace.timeline import names
+
+__all__ = ["Lane", "Lanes", "Voice"]
+
+_ROOM: Final = 2048
+_STALE_NS: Final = 1_000_000_000
+"""An anchor older than this is taken again before a generation: float32 elapsed times grow coarse with distance."""
+
+_CALLS: Final = 50
+
+
+@dataclass(slots=True, eq=False)
+class Voice:
+    """One thread on one clock: its tape, its NVTX ranges if a tool listens, and the listener that tells both."""
+
+    tape: Tape
+    ranges: NvtxRanges | None
+    listener: Listener
+    mark_ns: int = 0
+    range_ns: int = 0
+
+    @property
+    def depth(self) -> int:
+        return 0 if self.ranges is None else self.ranges.depth
+
+    def close(self, kind: int, depth: int) -> None:
+        """Leave ``kind``, and close the ranges that an interrupt left open inside it."""
+        self.tape.leave(kind)
+        if self.ranges is not None:
+            self.ranges.unwind(depth)
+
+    @contextmanager
+    def range(self, kind: int) -> Iterator[None]:
+        """An NVTX range alone, around what is not on the timeline (an anchor)."""
+        if self.ranges is None:
+            yield
+            return
+        self.ranges.enter(kind, -1)
+        try:
+            yield
+        finally:
+            self.ranges.leave(kind)
+
+    def anchor(self) -> None:
+        """Read both clocks together; what was marked before is settled first, as the device must be idle."""
+        if self.tape.clock is None:
+            return
+        with self.range(names.KIND_OF[names.ANCHOR]):
+            if len(self.tape):
+                self.tape.wait(self.tape.fence())
+                self.tape.resolve()
+            self.tape.anchor()
+
+    def anchor_if_stale(self) -> None:
+        anchors = self.tape.anchors
+        if not anchors or time.monotonic_ns() - anchors[-1].host_after > _STALE_NS:
+            self.anchor()
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One thread: a voice per clock (``None`` is the host's), and how deep it is in calls that are told only once."""
+
+    thread: int
+    name: str
+    voices: dict[int | None, Voice] = field(default_factory=dict)
+    busy: bool = False
+
+
+class Lanes:
+    """The lanes of all threads that took part in a recording."""
+
+    def __init__(self, texts: Callable[[int], str], domain: Any | None) -> None:
+        self._texts = texts
+        self._domain = domain
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._clocks: dict[int, DeviceClock] = {}
+        self.all: list[Lane] = []
+
+    def here(self) -> Lane:
+        """The lane of the calling thread."""
+        lane: Lane | None = getattr(self._local, "lane", None)
+        if lane is None:
+            thread = threading.current_thread()
+            lane = Lane(threading.get_native_id(), thread.name)
+            self._local.lane = lane
+            with self._lock:
+                self.all.append(lane)
+        return lane
+
+    def voice(self, device: int | None) -> Voice:
+        """The calling thread's voice on a clock; made, and its cost measured, the first time."""
+        lane = self.here()
+        voice = lane.voices.get(device)
+        if voice is None:
+            voice = lane.voices[device] = self._made(device)
+        return voice
+
+    def _made(self, device: int | None) -> Voice:
+        with self._lock:
+            if device is not None and device not in self._clocks:
+                self._clocks[device] = clock_of(device)
+            clock = None if device is None else self._clocks[device]
+        tape = Tape(clock, _ROOM)
+        ranges = None if self._domain is None else NvtxRanges(self._domain, self._texts)
+        listener: Listener = tape if ranges is None else Fanout(tape, ranges)
+        voice = Voice(tape, ranges, listener)
+        voice.mark_ns = _mark_cost(tape)
+        if ranges is not None:
+            voice.range_ns = _range_cost(ranges)
+        if clock is not None:
+            # Nothing marked while calibrating is kept, and the first anchor must follow all of it.
+            torch.cuda.synchronize(device)
+            tape.discard()
+            voice.anchor()
+        else:
+            tape.discard()
+        return voice
+
+
+def _mark_cost(tape: Tape) -> int:
+    """Nanoseconds that one mark costs the model: half of what a hooked module call takes longer than a bare one."""
+    module = nn.Identity()
+    value = torch.empty(0)
+
+    def timed() -> float:
+        begin = time.perf_counter_ns()
+        for _ in range(_CALLS):
+            module(value)
+        return (time.perf_counter_ns() - begin) / _CALLS
+
+    before = CURRENT.observed
+    bare = min(timed() for _ in range(3))
+    tape.reserve(2 * _CALLS * 4)
+    hooks = list(span_hooks(module, names.KIND_OF[names.ENCODER], 0))
+    CURRENT.observed = Observed(tape, lambda: None, module)
+    try:
+        timed()
+        hooked = median(timed() for _ in range(3))
+    finally:
+        CURRENT.observed = before
+        for hook in hooks:
+            hook.remove()
+    return max(0, round((hooked - bare) / 2))
+
+
+def _range_cost(ranges: NvtxRanges) -> int:
+    kind = names.KIND_OF[names.ANCHOR]
+    begin = time.perf_counter_ns()
+    for _ in range(_CALLS):
+        ranges.enter(kind, -1)
+        ranges.leave(kind)
+    cost = (time.perf_counter_ns() - begin) // _CALLS
+    ranges.count = 0
+    return cost

@@ -1,0 +1,395 @@
+"""The Recorder: mutable while a program runs, and the one place where its boundaries are gathered.
+
+``finish()`` turns it into a frozen Recording. Between ``start()`` and ``stop()`` every outermost ``generate()`` of the
+models it was given (of any model, where none was named) is one generation; discovery and attachment happen before its
+first mark, the one wait and the clock's anchors after its last.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from vlmtrace.capture import outcome
+from vlmtrace.capture.anatomy import Anatomy
+from vlmtrace.capture.attachment import CURRENT, Attachment, Observed
+from vlmtrace.capture.composition import Ended, compose
+from vlmtrace.capture.discovery import discover
+from vlmtrace.capture.environment import describe_model, environment
+from vlmtrace.capture.lanes import Lanes, Voice
+from vlmtrace.capture.listeners import attached_nvtx_domain
+from vlmtrace.capture.patches import Around, Family, Patches
+from vlmtrace.errors import VlmtraceError
+from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import COLD, TIMED, WARMED, Json, Recording, TracedModel
+
+__all__ = ["DETAILS", "Recorder", "RecorderOptions", "active"]
+
+DETAILS: Final = ("stage", "module", "layer")
+
+_GENERATE: Final = names.KIND_OF[names.GENERATE]
+_WARMUP: Final = names.KIND_OF[names.WARMUP]
+_RECORDING: Final = names.KIND_OF[names.RECORDING]
+_WAIT: Final = names.KIND_OF[names.WAIT]
+_PREPROCESS: Final = names.KIND_OF[names.PREPROCESS]
+_H2D: Final = names.KIND_OF[names.H2D]
+_DETOKENIZE: Final = names.KIND_OF[names.DETOKENIZE]
+
+_PLAN: Final = "_vlmtrace_plan"
+
+_ROOM_BETWEEN_TOKENS: Final = {"stage": 64, "module": 128, "layer": 4096}
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderOptions:
+    """How to record. ``stages`` overrides discovery (stage name → module paths), as ``--stage`` does."""
+
+    name: str
+    detail: str = "stage"
+    stages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    keep_text: bool = False
+    nvtx: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class _Plan:
+    """What is traced of one model; made at its first generation and kept with it, so that it dies with it."""
+
+    anatomy: Anatomy
+    attachment: Attachment
+    index: int
+    generating: frozenset[int]
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """A copied or pickled model takes no plan along: a plan is about one instance."""
+        return type(None), ()
+
+
+_active: Recorder | None = None
+
+
+def active() -> Recorder | None:
+    """The recorder that is running in this process, if one is."""
+    return _active
+
+
+class Recorder:
+    """Records generations between ``start()`` and ``stop()``; a context manager does both.
+
+    Raises:
+        VlmtraceError: from ``start()`` if another recorder is running: two would count each other's work.
+    """
+
+    def __init__(self, options: RecorderOptions, models: Sequence[nn.Module] | None = None) -> None:
+        self.options = options
+        self.role: str | None = None
+        self.tags: dict[str, Json] = {}
+        self.workload: dict[str, Json] = {}
+        self.random_weights = False
+        self.on_generation: Callable[[int], None] | None = None
+        self.models: list[TracedModel] = []
+        self.ended: list[Ended] = []
+        self.texts: list[str] = list(names.KINDS)
+        self._kind_of: dict[str, int] = {}
+        self._domain = attached_nvtx_domain() if options.nvtx else None
+        self.lanes = Lanes(self.texts.__getitem__, self._domain)
+        self.paths: list[dict[str, tuple[str, ...]]] = []
+        self._planned: list[weakref.ref[nn.Module]] = []
+        self._seen_shapes: set[str] = set()
+        self._patches = Patches(self._families())
+        self._timed_range: tuple[Voice, int] | None = None
+        self._process = os.getpid()
+        self.origin = (time.monotonic_ns(), time.time_ns())
+        self._wanted: frozenset[int] | None = None
+        if models is not None:
+            plans = [self._plan(model) for model in models]
+            self._wanted = frozenset().union(*(plan.generating for plan in plans))
+
+    def start(self) -> Recorder:
+        global _active  # noqa: PLW0603  (a process has one recorder, and hooks must find it)
+        if _active is not None:
+            raise VlmtraceError("a recording is already running in this process", "end it before starting another")
+        _active = self
+        self.origin = (time.monotonic_ns(), time.time_ns())
+        self._patches.install()
+        return self
+
+    def stop(self) -> None:
+        global _active  # noqa: PLW0603
+        if _active is not self:
+            return
+        self._close_timed_range()
+        self._patches.remove()
+        self._forget_plans()
+        _active = None
+
+    def __enter__(self) -> Recorder:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def finish(self, incomplete: str | None = None) -> Recording:
+        """Stop, resolve what is left, and freeze. ``incomplete`` says why the recording ended early, if it did."""
+        self.stop()
+        if incomplete is None:
+            incomplete = next((ended.error for ended in self.ended if ended.error is not None), None)
+        return compose(self, environment(), incomplete)
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """A user's span: host and device marks and an NVTX range, on this thread, around the block."""
+        observed = CURRENT.observed
+        listener = self._outside().listener if observed is None else observed.listener
+        kind = self._kind(name)
+        listener.enter(kind, -1)
+        try:
+            yield
+        finally:
+            listener.leave(kind)
+
+    def tag(self, tags: Mapping[str, Json]) -> None:
+        """Tags for the generations that end from now on; ``None`` takes a tag away."""
+        for key, value in tags.items():
+            if value is None:
+                self.tags.pop(key, None)
+            else:
+                self.tags[key] = value
+
+    def _kind(self, name: str) -> int:
+        kind = self._kind_of.get(name)
+        if kind is None:
+            # A user may call a span as a stage is called; it stays theirs.
+            kind = self._kind_of[name] = len(self.texts)
+            self.texts.append(name)
+        return kind
+
+    def _outside(self) -> Voice:
+        """Where work outside of ``generate()`` is marked: on the current CUDA device once there is one."""
+        device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        return self.lanes.voice(device)
+
+    def _families(self) -> tuple[Family, ...]:
+        generate: dict[str, Around] = {"generate": self._around_generate}
+        preprocess: dict[str, Around] = {
+            name: functools.partial(self._around_once, _PREPROCESS) for name in ("__call__", "apply_chat_template")
+        }
+        detokenize: dict[str, Around] = {
+            name: functools.partial(self._around_once, _DETOKENIZE) for name in ("batch_decode", "decode")
+        }
+        copy: dict[str, Around] = {"to": self._around_copy}
+        text = preprocess | detokenize
+        return (
+            Family("transformers.generation.utils", "GenerationMixin", generate),
+            Family("transformers.modeling_utils", "PreTrainedModel", generate),
+            Family("transformers.processing_utils", "ProcessorMixin", text),
+            Family("transformers.tokenization_utils_base", "PreTrainedTokenizerBase", text),
+            Family("transformers.image_processing_base", "ImageProcessingMixin", {"__call__": preprocess["__call__"]}),
+            Family("transformers.feature_extraction_utils", "BatchFeature", copy),
+            Family("transformers.tokenization_utils_base", "BatchEncoding", copy),
+        )
+
+    def _idle_here(self) -> bool:
+        """Whether this process and thread are recorded and outside of a generation; a forked child is not."""
+        return CURRENT.observed is None and os.getpid() == self._process
+
+    def _around_once(self, kind: int, original: Any, owner: Any, args: Any, kwargs: Any) -> Any:
+        """A processor call, told once: processors call their tokenizers and image processors in turn."""
+        if not self._idle_here():
+            return original(owner, *args, **kwargs)
+        lane = self.lanes.here()
+        if lane.busy:
+            return original(owner, *args, **kwargs)
+        listener = self.lanes.voice(None).listener
+        lane.busy = True
+        listener.enter(kind, -1)
+        try:
+            made = original(owner, *args, **kwargs)
+        finally:
+            listener.leave(kind)
+            lane.busy = False
+        if kind == _DETOKENIZE and self.options.keep_text and self.ended:
+            self.ended[-1].output["text"] = list(made) if isinstance(made, list) else made
+        return made
+
+    def _around_copy(self, original: Any, owner: Any, args: Any, kwargs: Any) -> Any:
+        if not self._idle_here() or not _names_cuda((*args, *kwargs.values())) or self.lanes.here().busy:
+            return original(owner, *args, **kwargs)
+        torch.cuda.init()
+        listener = self._outside().listener
+        listener.enter(_H2D, -1)
+        try:
+            return original(owner, *args, **kwargs)
+        finally:
+            listener.leave(_H2D)
+
+    def _around_generate(self, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
+        observed = CURRENT.observed
+        if observed is not None:
+            return self._nested(observed, original, model, args, kwargs)
+        if not self._idle_here() or (self._wanted is not None and id(model) not in self._wanted):
+            return original(model, *args, **kwargs)
+        return self._outermost(original, model, args, kwargs)
+
+    def _nested(self, observed: Observed, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
+        """A ``generate()`` inside another: an inner model's is where prefill and decode run, an assistant's is not."""
+        before = (observed.generating, observed.seen_forward, observed.prompt_tokens)
+        observed.generating, observed.seen_forward = model, False
+        try:
+            return original(model, *args, **kwargs)
+        finally:
+            observed.generating, observed.seen_forward = before[:2]
+            if observed.prompt_tokens == -1:
+                observed.prompt_tokens = before[2]
+
+    def _outermost(self, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
+        plan = self._plan(model)
+        device = execution_device(model)
+        voice = self.lanes.voice(device)
+        role = self.role or self._role_of(plan, args, kwargs)
+        self._open_timed_range(voice, role)
+        kind = _WARMUP if role == WARMED else _GENERATE
+        voice.tape.reserve(_ROOM_BETWEEN_TOKENS[self.options.detail])
+        between = functools.partial(voice.tape.reserve, _ROOM_BETWEEN_TOKENS[self.options.detail])
+        observed = Observed(voice.listener, between, model)
+        plan.attachment.attach()
+        voice.anchor_if_stale()
+        ended = Ended(voice, plan.index, role, device, len(voice.tape.marks) + len(voice.tape))
+        depth = voice.depth
+        CURRENT.observed = observed
+        result: Any = None
+        voice.listener.enter(kind, -1)
+        try:
+            result = original(model, *args, **kwargs)
+        except BaseException as error:
+            ended.error = f"{type(error).__name__}: {error}".strip().rstrip(":")
+            raise
+        finally:
+            voice.close(kind, depth)
+            CURRENT.observed = None
+            plan.attachment.detach()
+            ended.last = len(voice.tape.marks) + len(voice.tape)
+            self._settle(ended, observed, (args, kwargs), result)
+        return result
+
+    def _settle(self, ended: Ended, observed: Observed, given: tuple[Any, Any], result: Any) -> None:
+        """After the last mark: the one wait, the elapsed times, the anchors; then what the host knows of it all."""
+        voice = ended.voice
+        ids = outcome.generated_ids(result)
+        try:
+            host_ids = None if ids is None else outcome.on_host(ids)
+            if ended.device is not None:
+                host = self.lanes.voice(None).listener
+                host.enter(_WAIT, -1)
+                fence = voice.tape.fence()
+                after = voice.tape.wait(fence)
+                host.leave(_WAIT)
+                voice.tape.resolve()
+                ended.wait = (after, voice.tape.position(fence))
+                ended.waits = 1
+                voice.anchor()
+            else:
+                voice.tape.resolve()
+        except RuntimeError as error:  # the device is lost: keep what the host saw, and let the program hear of it
+            voice.tape.lose()
+            ended.error = ended.error or f"device times lost: {error}"
+            host_ids = None
+        ended.anchors = len(voice.tape.anchors)
+        ended.observe(observed, outcome.inputs_of(*given))
+        ended.tags = dict(self.tags)
+        if host_ids is not None:
+            ended.count(host_ids, outcome.end_tokens(observed.generation_config))
+        self.ended.append(ended)
+        if self.on_generation is not None:
+            self.on_generation(len(self.ended))
+
+    def _role_of(self, plan: _Plan, args: Any, kwargs: Any) -> str:
+        """Without a role given, the first generation of each model and input shape is cold."""
+        shapes = repr((plan.index, outcome.inputs_of(args, kwargs)["shapes"]))
+        if shapes in self._seen_shapes:
+            return TIMED
+        self._seen_shapes.add(shapes)
+        return COLD
+
+    def _open_timed_range(self, voice: Voice, role: str) -> None:
+        """All generations but warm-ups lie in one NVTX range ``recording``: what a capture range is set on."""
+        if role == WARMED:
+            self._close_timed_range()
+        elif self._timed_range is None and voice.ranges is not None:
+            self._timed_range = (voice, voice.depth)
+            voice.ranges.enter(_RECORDING, -1)
+
+    def _close_timed_range(self) -> None:
+        if self._timed_range is not None:
+            voice, depth = self._timed_range
+            self._timed_range = None
+            if voice.ranges is not None:
+                voice.ranges.unwind(depth)
+
+    def _plan(self, model: nn.Module) -> _Plan:
+        plan: _Plan | None = model.__dict__.get(_PLAN)
+        if plan is None:
+            anatomy = discover(model, self.options.stages)
+            generating = frozenset(id(part.module) for part in anatomy.generating) | {id(anatomy.root)}
+            plan = _Plan(anatomy, Attachment(anatomy, self.options.detail), len(self.models), generating)
+            self.models.append(describe_model(anatomy))
+            self.paths.append(_paths(anatomy))
+            for owner in {id(m): m for m in (model, anatomy.root)}.values():
+                owner.__dict__[_PLAN] = plan
+                self._planned.append(weakref.ref(owner))
+        return plan
+
+    def _forget_plans(self) -> None:
+        for reference in self._planned:
+            model = reference()
+            if model is not None:
+                model.__dict__.pop(_PLAN, None)
+        self._planned.clear()
+
+
+def _paths(anatomy: Anatomy) -> dict[str, tuple[str, ...]]:
+    """Module paths by stage, in the order of the numbers that marks carry."""
+    head = () if anatomy.lm_head is None else (anatomy.lm_head,)
+    return {
+        names.ENCODER: tuple(part.path for part in anatomy.encoders),
+        names.PROJECTOR: tuple(part.path for part in (*anatomy.projectors, *anatomy.inner_projectors)),
+        names.LM_HEAD: tuple(part.path for part in head),
+    }
+
+
+def execution_device(model: nn.Module) -> int | None:
+    """The CUDA device on which a model's work runs (not where offloaded weights rest), ``None`` without one."""
+    hook = getattr(model, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    if device is None:
+        device = next((p.device for p in model.parameters() if p.device.type != "meta"), None)
+    if isinstance(device, int):
+        return device
+    device = None if device is None else torch.device(device)
+    if device is None or device.type != "cuda":
+        return None
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _names_cuda(values: Sequence[Any]) -> bool:
+    """Whether one of a ``.to()`` call's arguments names a CUDA device."""
+    for value in values:
+        if isinstance(value, str) and value.startswith("cuda"):
+            return True
+        if isinstance(value, torch.device) and value.type == "cuda":
+            return True
+        if type(value) is int and torch.cuda.is_available():
+            return True
+    return False

@@ -1,0 +1,220 @@
+"""Tapes: the marks of one thread on one clock, written while the model runs and resolved when it has ended.
+
+A mark is four integers in columns made beforehand: the host time, a code, a number, and (on a device) an event from
+a pool. Nothing is formatted, looked up or waited for until :meth:`Tape.resolve`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Any, Final
+
+from vlmtrace.capture.clocks import DeviceClock, monotonic_ns, rounding_ns
+from vlmtrace.timeline.recording import Anchor
+from vlmtrace.timeline.spans import NONE
+
+__all__ = ["POINT", "UNRESOLVED", "Marks", "Tape"]
+
+POINT: Final = 1 << 20
+"""Added to a kind where the mark is a point (a token, the merge's end) rather than a boundary of a span."""
+
+UNRESOLVED: Final = -(1 << 62)
+"""The device time of a mark that the device never reached: recorded into a graph, or lost with its context."""
+
+_CHAIN_MS: Final = 1_000.0
+"""Elapsed times are read against a reference no further away than this, so that float32 resolves 60 ns."""
+
+_ANCHOR_TRIES: Final = 5
+
+
+class Marks:
+    """Resolved marks, parallel columns: ``code`` (kind, ``~kind`` for an end, ``POINT | kind``), number, host, device.
+
+    On the host's clock ``device`` equals ``host``.
+    """
+
+    def __init__(self) -> None:
+        self.code = array("i")
+        self.number = array("q")
+        self.host = array("q")
+        self.device = array("q")
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+
+class Tape:
+    """Marks of one thread on one clock. ``enter``, ``leave`` and ``point`` are the hot path: closures, no attributes.
+
+    It is a listener like the NVTX ranges: both are told the same boundaries.
+    """
+
+    enter: Callable[[int, int], None]
+    leave: Callable[[int], None]
+    point: Callable[[int, int], None]
+
+    def __init__(self, clock: DeviceClock | None, capacity: int = 1024, now: Callable[[], int] = monotonic_ns) -> None:
+        self.clock = clock
+        self.marks = Marks()
+        self.anchors: list[Anchor] = []
+        self.anchor_chain_ns: list[int] = []
+        self.chain_ns = 0
+        self.anchor_waits = 0
+        self.total = 0
+        self._now = now
+        self._host = array("q")
+        self._code = array("i")
+        self._number = array("q")
+        self._events: list[Any] = []
+        self._count = 0
+        self._reference: Any = None
+        self._reference_ns = 0
+        self._last_ns = 0
+        if clock is not None:
+            self._record = clock.recorder()
+            self._anchor_events = clock.create(2 * _ANCHOR_TRIES)
+        self.reserve(capacity)
+        self._bind()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def reserve(self, room: int) -> None:
+        """Make room for ``room`` more marks. Called between stages: growing takes longer than marking."""
+        missing = self._count + room - len(self._host)
+        if missing <= 0:
+            return
+        missing = max(missing, len(self._host))
+        for column in (self._host, self._number, self._code):
+            column.frombytes(bytes(missing * column.itemsize))
+        if self.clock is not None:
+            self._events.extend(self.clock.create(missing))
+
+    def _bind(self) -> None:
+        host, code, number, events = self._host, self._code, self._number, self._events
+        now, grow, point = self._now, self.reserve, POINT
+        record = None if self.clock is None else self._record
+
+        def mark(value: int, n: int) -> None:
+            i = self._count
+            if i == len(host):
+                grow(1)
+            host[i] = now()
+            if record is not None:
+                record(events[i])
+            code[i] = value
+            number[i] = n
+            # Last, so that an interrupt before it leaves no half-written mark.
+            self._count = i + 1
+
+        def enter(kind: int, n: int = NONE) -> None:
+            mark(kind, n)
+
+        def leave(kind: int) -> None:
+            mark(~kind, NONE)
+
+        def mark_point(kind: int, n: int = NONE) -> None:
+            mark(point | kind, n)
+
+        self.enter, self.leave, self.point = enter, leave, mark_point
+
+    def anchor(self) -> None:
+        """Read both clocks together, several times, and keep the closest reading. The device should be idle.
+
+        The first anchor is the reference that all device times of this tape count from. Marks made before must have
+        been resolved: the anchor becomes the reference of those to come.
+        """
+        clock = self.clock
+        if clock is None:
+            return
+        now, record, wait = self._now, self._record, clock.wait
+        used = self._anchor_events[:_ANCHOR_TRIES]
+        readings = []
+        for event in used:
+            before = now()
+            record(event)
+            wait(event)
+            readings.append((now() - before, before, event))
+        self.anchor_waits += len(used)
+        width, before, event = min(readings, key=lambda reading: reading[0])
+        if self._reference is None:
+            self._reference, self._reference_ns = event, 0
+        device = self._position(event)
+        if device == UNRESOLVED:
+            return
+        self.anchors.append(Anchor(before, device, before + width))
+        self.anchor_chain_ns.append(self.chain_ns)
+        self._reference, self._reference_ns = event, device
+        # The other half of the pool serves next time, so that the reference is not recorded over.
+        self._anchor_events = self._anchor_events[_ANCHOR_TRIES:] + used
+
+    def fence(self) -> Any:
+        """Record one more event behind everything marked so far; what :meth:`wait` then waits for."""
+        self.reserve(1)
+        event = self._events[self._count]
+        if self.clock is not None:
+            self._record(event)
+        return event
+
+    def wait(self, event: Any) -> int:
+        """Wait, spinning, until the device has passed ``event``; the host time after it, in ns."""
+        if self.clock is not None:
+            self.clock.wait(event)
+        return self._now()
+
+    def position(self, event: Any) -> int:
+        """The device time of an event that has been reached, in this tape's nanoseconds."""
+        return self._position(event)
+
+    def resolve(self) -> None:
+        """Move what was marked since the last time to :attr:`marks`; the device must have passed all of it."""
+        count = self._count
+        marks = self.marks
+        marks.code.extend(self._code[:count])
+        marks.number.extend(self._number[:count])
+        marks.host.extend(self._host[:count])
+        if self.clock is None:
+            marks.device.extend(self._host[:count])
+        else:
+            for i in range(count):
+                marks.device.append(self._position(self._events[i]))
+        self.total += count
+        self._count = 0
+
+    def discard(self) -> None:
+        """Forget what was marked since the last time (a calibration, say)."""
+        self._count = 0
+
+    def lose(self) -> None:
+        """Move what was marked to :attr:`marks` without device times: the device is lost, the host times are not."""
+        count = self._count
+        clock, self.clock = self.clock, None
+        self.resolve()
+        self.clock = clock
+        if clock is not None:
+            for i in range(len(self.marks) - count, len(self.marks)):
+                self.marks.device[i] = UNRESOLVED
+
+    def close(self) -> None:
+        """Give the events back. The marks stay."""
+        if self.clock is not None:
+            self.clock.destroy(self._events)
+            self.clock.destroy(self._anchor_events)
+        self._events, self._anchor_events, self._count = [], [], 0
+        self._reference = None
+
+    def _position(self, event: Any) -> int:
+        assert self.clock is not None
+        if event == self._reference:
+            return self._reference_ns
+        elapsed = self.clock.elapsed(self._reference, event)
+        if elapsed is None:
+            return UNRESOLVED
+        # One stream reaches its marks in order; float32 may turn two close ones around by a rounding step.
+        at = max(self._last_ns, self._reference_ns + round(elapsed * 1e6))
+        self._last_ns = at
+        if elapsed > _CHAIN_MS:
+            self.chain_ns += max(1, round(rounding_ns(elapsed)))
+            self._reference, self._reference_ns = event, at
+        return at
