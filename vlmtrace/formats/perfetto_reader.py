@@ -1,0 +1,147 @@
+"""Perfetto, read: the recording that a ``.pftrace`` file of vlmtrace's holds, packet by packet."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Final
+
+from google.protobuf.message import DecodeError
+from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TracePacket, TrackEvent
+
+from vlmtrace.errors import TraceFormatError
+from vlmtrace.formats.collecting import Collector
+from vlmtrace.formats.document import loaded
+from vlmtrace.formats.perfetto import DOCUMENT, DOCUMENT_CATEGORY, FRAME, counter_of, track_of
+from vlmtrace.formats.slices import DERIVED
+from vlmtrace.timeline.recording import Recording
+
+__all__ = ["read"]
+
+_BEGIN: Final = TrackEvent.TYPE_SLICE_BEGIN
+_END: Final = TrackEvent.TYPE_SLICE_END
+_INSTANT: Final = TrackEvent.TYPE_INSTANT
+_COUNTER: Final = TrackEvent.TYPE_COUNTER
+_IGNORED: Final = -1
+"""Where a slice that is no span of the recording would stand among the spans."""
+
+
+def read(stream: BinaryIO) -> Recording:
+    """The recording in ``stream``, not validated yet.
+
+    Raises:
+        TraceFormatError: another tool wrote it, or it is cut short.
+        ValueError: and what else damaged bytes lead to.
+    """
+    reader = _Reader()
+    try:
+        for packet in _packets(stream):
+            reader.packet(packet)
+    except DecodeError as error:
+        raise ValueError(str(error)) from None
+    if reader.collector is None:
+        raise TraceFormatError("it is not a trace that vlmtrace wrote", "make one with `vlmtrace record`")
+    return reader.collector.recording()
+
+
+def _packets(stream: BinaryIO) -> Iterator[Any]:
+    """Every packet, those of compressed batches in their place."""
+    packet = TracePacket()
+    while tag := stream.read(1):
+        if tag != FRAME:
+            raise TraceFormatError("it is not a Perfetto trace, or damaged", "take another copy")
+        size = _length(stream)
+        data = stream.read(size)
+        if len(data) < size:
+            raise _cut_short()
+        packet.ParseFromString(data)
+        if packet.HasField("compressed_packets"):
+            yield from Trace.FromString(zlib.decompress(packet.compressed_packets)).packet
+        else:
+            yield packet
+
+
+def _length(stream: BinaryIO) -> int:
+    size = shift = 0
+    while True:
+        byte = stream.read(1)
+        if not byte:
+            raise _cut_short()
+        size |= (byte[0] & 0x7F) << shift
+        shift += 7
+        if byte[0] < 0x80:
+            return size
+
+
+def _cut_short() -> TraceFormatError:
+    return TraceFormatError("it ends in the middle of a packet: it was cut short", "record it again or copy it again")
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.collector: Collector | None = None
+        self.names: dict[int, str] = {}
+        self.keys: dict[int, str] = {}
+        self.texts: dict[int, str] = {}
+        self.categories: dict[int, str] = {}
+        self.open: dict[int, list[int]] = {}
+        self.derived = 0
+
+    def packet(self, packet: Any) -> None:
+        if packet.HasField("track_event"):
+            self._event(packet, packet.track_event)
+        elif packet.HasField("interned_data"):
+            self._define(packet.interned_data)
+
+    def _define(self, data: Any) -> None:
+        self.names.update((entry.iid, entry.name) for entry in data.event_names)
+        self.keys.update((entry.iid, entry.name) for entry in data.debug_annotation_names)
+        for entry in data.debug_annotation_string_values:
+            self.texts[entry.iid] = entry.str.decode(errors="surrogatepass")
+        for entry in data.event_categories:
+            self.categories[entry.iid] = entry.name
+            if entry.name == DERIVED:
+                self.derived = entry.iid
+
+    def _event(self, packet: Any, event: Any) -> None:
+        collector, kind = self.collector, event.type
+        if collector is None:
+            self.collector = self._document(event)
+        elif kind == _END:
+            position = self.open[event.track_uuid].pop()
+            if position != _IGNORED:
+                collector.end(position, packet.timestamp)
+        elif kind in (_BEGIN, _INSTANT):
+            self._begin(collector, packet.timestamp, event)
+        elif kind == _COUNTER:
+            counter = counter_of(event.track_uuid)
+            if counter is not None:
+                collector.sample(counter, packet.timestamp, event.counter_value)
+
+    def _document(self, event: Any) -> Collector:
+        """The collector for what follows: vlmtrace writes its document before any other event."""
+        if [self.categories.get(iid) for iid in event.category_iids] == [DOCUMENT_CATEGORY]:
+            for annotation in event.debug_annotations:
+                if annotation.name == DOCUMENT:
+                    return Collector(loaded(annotation.string_value))
+        raise TraceFormatError("it is not a trace that vlmtrace wrote", "make one with `vlmtrace record`")
+
+    def _begin(self, collector: Collector, at: int, event: Any) -> None:
+        uuid = event.track_uuid
+        if self.derived in event.category_iids:
+            if event.type == _BEGIN:
+                self.open.setdefault(uuid, []).append(_IGNORED)
+            return
+        track = track_of(uuid)
+        if track is None:
+            raise ValueError(f"a span on track {uuid}, which is none of the recording's")
+        keys, texts = self.keys, self.texts
+        args: dict[str, int | str] = {}
+        for annotation in event.debug_annotations:
+            text = annotation.string_value_iid
+            args[keys[annotation.name_iid]] = texts[text] if text else annotation.int_value
+        position = collector.begin(track, self.names[event.name_iid], at, args)
+        if event.type == _BEGIN:
+            self.open.setdefault(uuid, []).append(position)
+        else:
+            collector.end(position, at)

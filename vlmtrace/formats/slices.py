@@ -1,0 +1,188 @@
+"""Slices: every slice, instant and counter sample of a recording, in the order in which all writers write them.
+
+Ascending by begin; at equal times what the host did stands before what a device did, so that a flow never points
+back, and a longer slice before a shorter one, so that the outer opens first.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Final, NamedTuple
+
+from vlmtrace.formats.launches import home_of, is_launched
+from vlmtrace.formats.layout import COUNTER, DERIVED_COUNTER, Layout, Row
+from vlmtrace.formats.titles import Titles
+from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import Recording
+from vlmtrace.timeline.spans import NONE
+
+__all__ = ["DERIVED", "LAUNCH", "Series", "Slice", "closing", "earliest", "series", "slices"]
+
+DERIVED: Final = "derived"
+LAUNCH: Final = "launch"
+_CATEGORIES: Final = {
+    "generations": "stage",
+    "stages": "stage",
+    "steps": "stage",
+    "modules": "module",
+    "layers": "layer",
+    "tokens": "token",
+    "spans": "user",
+    "host": "host",
+}
+
+
+class Slice(NamedTuple):
+    """One slice; times are ns on the axis. ``span`` is the span shown, or launched where ``derived``.
+
+    ``flow`` joins a launch to what it launched: the same number on both, ``None`` where there is no arrow.
+    """
+
+    row: int
+    span: int
+    title: str
+    category: str
+    begin: int
+    end: int
+    derived: bool
+    instant: bool
+    flow: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One counter: its row, its unit, and its samples as times (ns on the axis) and values."""
+
+    row: Row
+    unit: str
+    times: Iterable[int]
+    values: Iterable[int]
+
+
+def slices(recording: Recording, layout: Layout) -> Iterator[Slice]:
+    """Every slice of the recording in writing order, launches among them."""
+    spans, launched = recording.spans, layout.launches
+    maker = _SliceMaker(recording, layout)
+    begins, ends = spans.begin, spans.end
+    on_device = [track.device is not None for track in recording.tracks]
+    row, rows, at = 0, len(spans), 0
+    while row < rows or at < len(launched):
+        if row == rows or (at < len(launched) and launched[at].begin < begins[row]):
+            yield maker.launch(at)
+            at += 1
+            continue
+        now, first = begins[row], row
+        while row < rows and begins[row] == now:
+            row += 1
+        if row == first + 1 and not (at < len(launched) and launched[at].begin == now):
+            yield maker.span(first)
+            continue
+        group = [(on_device[spans.track[r]], -ends[r], False, r) for r in range(first, row)]
+        while at < len(launched) and launched[at].begin == now:
+            group.append((False, -launched[at].end, True, at))
+            at += 1
+        group.sort()
+        for _, _, derived, number in group:
+            yield maker.launch(number) if derived else maker.span(number)
+
+
+class _SliceMaker:
+    def __init__(self, recording: Recording, layout: Layout) -> None:
+        self.spans = recording.spans
+        self.launched = layout.launches
+        self.titles = Titles(recording)
+        self.row_of_track = [layout.of_track[track] for track in range(len(recording.tracks))]
+        self.row_of_lane = layout.of_lane
+        self.category = [_CATEGORIES.get(track.kind, track.kind) for track in recording.tracks]
+        self.is_token = [name == names.TOKEN for name in self.spans.strings]
+        self.by_name, self.by_track = is_launched(recording)
+
+    def span(self, row: int) -> Slice:
+        spans = self.spans
+        track, name, begin, end = spans.track[row], spans.name[row], spans.begin[row], spans.end[row]
+        flows = self.by_name[name] and self.by_track[track] and spans.host_begin[row] <= begin
+        return Slice(
+            self.row_of_track[track],
+            row,
+            self.titles.of(row),
+            self.category[track],
+            begin,
+            end,
+            False,
+            begin == end and self.is_token[name],
+            row + 1 if flows else None,
+        )
+
+    def launch(self, at: int) -> Slice:
+        launch = self.launched[at]
+        row = launch.span
+        return Slice(
+            self.row_of_lane[launch.home, launch.lane],
+            row,
+            self.titles.of_launch(row),
+            f"{LAUNCH},{DERIVED}",
+            launch.begin,
+            launch.end,
+            True,
+            False,
+            row + 1 if launch.begin <= self.spans.begin[row] else None,
+        )
+
+
+def closing(ordered: Iterable[Slice]) -> Iterator[tuple[Slice, int | None]]:
+    """Each slice where it begins, as ``(slice, None)``, and where it ends, as ``(slice, end)``, in time order.
+
+    What ends at a time closes before what begins at it, inner before outer; an instant has no end.
+    """
+    open_slices: list[tuple[int, int, Slice]] = []
+    for number, one in enumerate(ordered):
+        begin = one.begin
+        while open_slices and open_slices[0][0] <= begin:
+            end, _, closed = heappop(open_slices)
+            yield closed, end
+        yield one, None
+        if not one.instant:
+            heappush(open_slices, (one.end, -number, one))
+    while open_slices:
+        end, _, closed = heappop(open_slices)
+        yield closed, end
+
+
+def series(recording: Recording, layout: Layout) -> Iterator[Series]:
+    """Every counter: tokens of each generating thread (derived), then those that were sampled."""
+    for row in layout.rows:
+        if row.kind == COUNTER and row.index is not None:
+            counter = recording.counters[row.index]
+            yield Series(row, counter.unit, counter.times, counter.values)
+        elif row.kind == DERIVED_COUNTER:
+            times, values = _tokens(recording, row)
+            yield Series(row, "count", times, values)
+
+
+def _tokens(recording: Recording, row: Row) -> tuple[list[int], list[int]]:
+    """How many tokens the generation of that time has appended: 0 where it begins, one more at each token mark."""
+    spans = recording.spans
+    marks: defaultdict[int, list[int]] = defaultdict(list)
+    token = [name == names.TOKEN for name in spans.strings]
+    for at in range(len(spans)):
+        if token[spans.name[at]] and spans.generation[at] != NONE:
+            marks[spans.generation[at]].append(spans.end[at])
+    samples: list[tuple[int, int, int]] = []
+    for generation in recording.generations:
+        span = recording.generate_span(generation)
+        if home_of(recording.tracks[span.track]) == row.home:
+            samples.append((span.begin, generation.index, 0))
+            samples.extend((end, generation.index, n) for n, end in enumerate(sorted(marks[generation.index]), start=1))
+    samples.sort()
+    return [time for time, _, _ in samples], [value for _, _, value in samples]
+
+
+def earliest(recording: Recording, layout: Layout) -> int:
+    """The first position on the axis at which anything is drawn, the origin where nothing is."""
+    firsts = [times[0] for times in (recording.spans.begin,) if times]
+    firsts.extend(launch.begin for launch in layout.launches[:1])
+    firsts.extend(min(counter.times) for counter in recording.counters if counter.times)
+    return min(firsts, default=recording.origin_ns)
