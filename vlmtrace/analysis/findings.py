@@ -1,0 +1,150 @@
+"""Findings: the closed list of reasons to distrust or act on a number, each with its evidence and a remedy.
+
+A new one is a :class:`Slug` and a function from :class:`Case` to a finding (or ``None``) in :data:`_FINDERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from vlmtrace.analysis.launch import Judgement, Verdict
+from vlmtrace.analysis.measured import Measured
+from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import Recording
+
+__all__ = ["ENOUGH_REPEATS", "Case", "Finding", "Slug", "find"]
+
+ENOUGH_REPEATS: Final = 5
+"""With fewer timed generations a median says little and a 95th percentile is the slowest one."""
+
+
+class Slug(StrEnum):
+    """Every finding there is, in the order in which they are told."""
+
+    INCOMPLETE = "incomplete"
+    NO_VISION = "no-vision"
+    GUESSED_STAGE = "guessed-stage"
+    SEVERAL_MODELS = "several-models"
+    ONE_TOKEN_OUTPUT = "one-token-output"
+    FEW_REPEATS = "few-repeats"
+    HOST_BOUND_DECODE = "host-bound-decode"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A reason to distrust or act on a number: what was seen, and what to do about it."""
+
+    slug: Slug
+    evidence: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What findings are drawn from: the recording, its generations in numbers, and the launch verdicts by stage."""
+
+    recording: Recording
+    measured: tuple[Measured, ...]
+    counted: tuple[Measured, ...]
+    judgements: Mapping[str, Judgement]
+
+
+def find(case: Case) -> tuple[Finding, ...]:
+    """Every finding that holds, in the order of :class:`Slug`."""
+    return tuple(finding for finder in _FINDERS if (finding := finder(case)) is not None)
+
+
+def _incomplete(case: Case) -> Finding | None:
+    broken = [one.generation for one in case.measured if not one.complete]
+    reason = case.recording.incomplete or next((one.error for one in broken if one.error), None)
+    if reason is None and not broken:
+        return None
+    left = f"{_count(len(broken), 'generation')} left out" if broken else "the recording ended early"
+    return Finding(Slug.INCOMPLETE, f"{left}: {reason}" if reason else left, "record again for a whole one")
+
+
+def _no_vision(case: Case) -> Finding | None:
+    if not case.counted or any(one.stages.vision for one in case.counted):
+        return None
+    images = sum(_integer(one.generation.inputs.get("images")) for one in case.counted)
+    if images:
+        return Finding(
+            Slug.NO_VISION,
+            "images went in, but no vision part was seen to run",
+            "name it: --stage vision=MODULE.PATH (record --dry-run shows the tree)",
+        )
+    return Finding(Slug.NO_VISION, "no vision ran: no image went in", "pass one to see the vision stage")
+
+
+def _guessed_stage(case: Case) -> Finding | None:
+    guesses = [part for model in case.recording.models for part in model.stages if part.guess]
+    if not guesses:
+        return None
+    told = ", ".join(f"{part.stage} is taken to be {part.path!r}" for part in guesses[:2])
+    more = f" and {len(guesses) - 2} more" if len(guesses) > 2 else ""
+    return Finding(Slug.GUESSED_STAGE, f"by name alone, {told}{more}", f"confirm with --stage {guesses[0].stage}=PATH")
+
+
+def _several_models(case: Case) -> Finding | None:
+    models = {one.generation.model for one in case.counted}
+    if len(models) < 2:
+        return None
+    return Finding(
+        Slug.SEVERAL_MODELS, f"generations of {len(models)} models are counted together", "record one at a time"
+    )
+
+
+def _one_token_output(case: Case) -> Finding | None:
+    bare = sum(one.account.decode is None for one in case.counted)
+    if not bare:
+        return None
+    return Finding(
+        Slug.ONE_TOKEN_OUTPUT,
+        f"no decode forward ran in {bare} of {_count(len(case.counted), 'generation')}: decode is absent, not 0",
+        "raise --max-new-tokens, or use --ignore-eos",
+    )
+
+
+def _few_repeats(case: Case) -> Finding | None:
+    count = len(case.counted)
+    if not 0 < count < ENOUGH_REPEATS:
+        return None
+    return Finding(
+        Slug.FEW_REPEATS,
+        f"{_count(count, 'generation')} counted: p50 and p95 say little",
+        f"record {ENOUGH_REPEATS} or more, such as --repeats 10",
+    )
+
+
+def _host_bound_decode(case: Case) -> Finding | None:
+    judgement = case.judgements.get(names.DECODE)
+    if judgement is None or judgement.verdict is not Verdict.HOST:
+        return None
+    compiled = all(one.generation.mode == "compiled" for one in case.counted)
+    return Finding(
+        Slug.HOST_BOUND_DECODE,
+        f"the GPU waits for the host in {judgement.host_bound_parts} of {_count(judgement.parts, 'step')}",
+        "try a larger --batch" if compiled else "try --cache static",
+    )
+
+
+_FINDERS: Final[tuple[Callable[[Case], Finding | None], ...]] = (
+    _incomplete,
+    _no_vision,
+    _guessed_stage,
+    _several_models,
+    _one_token_output,
+    _few_repeats,
+    _host_bound_decode,
+)
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def _integer(value: object) -> int:
+    return value if isinstance(value, int) else 0
