@@ -14,7 +14,7 @@ from vlmtrace.timeline.validation import validate
 def with_args(recording: Recording, name: str, key: str, value_of: Callable[[Span], int]) -> Recording:
     """``recording`` with the integer argument ``key`` on every span of that name, and on no other."""
     spans = recording.spans
-    rows = [span for span in spans.named(name)]
+    rows = list(spans.named(name))
     column = ArgColumn(False, array("q", (span.row for span in rows)), array("q", map(value_of, rows)))
     return replace(recording, spans=replace(spans, args={**spans.args, key: column}))
 

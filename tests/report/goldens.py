@@ -1,0 +1,94 @@
+"""Golden texts: what a summary and a plan look like, kept in ``golden/``.
+
+After a deliberate change, write them anew and read the difference: ``python -m tests.report.goldens``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.synthetic import COLD, MS, US, WARMED, Shape, recording
+from vlmtrace.analysis.summary import summarise
+from vlmtrace.report import plan_text, render
+from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import FoundStage, Recording, TracedModel
+
+FOLDER = Path(__file__).parent / "golden"
+
+MODEL = TracedModel(
+    name="Qwen2.5-VL",
+    class_name="Qwen2_5_VLForConditionalGeneration",
+    model_type="qwen2_5_vl",
+    parameters=8_290_000_000,
+    random_weights=True,
+    dtype="bfloat16",
+    device="cuda:0",
+    attention="sdpa",
+    stages=(
+        FoundStage(names.VISION, "model.get_image_features", "method of the model"),
+        FoundStage(names.ENCODER, "model.visual", "get_encoder(image)"),
+        FoundStage(names.PROJECTOR, "model.visual.merger", "touched by visual.forward", guess=True),
+        FoundStage(names.PREFILL, "", "generates"),
+        FoundStage(names.DECODE, "", "generates"),
+        FoundStage(names.LAYER, "model.language_model.layers × 28", "get_decoder()"),
+        FoundStage(names.LM_HEAD, "lm_head", "get_output_embeddings()"),
+    ),
+)
+
+
+def on_a_gpu() -> Recording:
+    """Twelve generations, two of them warm-up, of a decode that waits for the host."""
+    shapes = [
+        Shape(
+            setup=1_600 * US,
+            vision=143 * MS + slower * 111 * US,
+            between=900 * US,
+            prefill=44 * MS + slower * 57 * US,
+            first_token=1_200 * US,
+            step=33_200 * US + slower * 70 * US,
+            gap=800 * US + slower * 3 * US,
+            tail=1 * MS,
+            steps=31,
+            lead=600 * US,
+            role=WARMED if slower > 9 else "timed",
+        )
+        for slower in (11, 10, 4, 0, 7, 2, 9, 1, 3, 8, 5, 6)
+    ]
+    made = recording(*shapes, detail="stage")
+    inputs = {"batch": 1, "prompt_tokens": 551, "visual_tokens": 529, "images": 1}
+    return replace(
+        made,
+        models=(MODEL,),
+        environment={"gpu": "H100", "gpu_clock_mhz": 1980},
+        generations=tuple(replace(generation, inputs=inputs) for generation in made.generations),
+    )
+
+
+def on_the_host() -> Recording:
+    """Three generations of a tiny model on the host's clock, vision inside prefill in one."""
+    shapes = [Shape(vision=4_321 * US, prefill=2_500 * US, step=1_250 * US, gap=210 * US, steps=7)] * 2
+    return recording(*shapes, Shape(vision=4_400 * US, vision_inside=True, steps=3), device=None)
+
+
+def cold_with_one_token() -> Recording:
+    """One generation, the first of its shape, that made a single token and was the last before an interrupt."""
+    return replace(recording(Shape(role=COLD, steps=0)), incomplete="interrupted")
+
+
+def texts() -> dict[str, str]:
+    """Every golden text by its file name, as the code renders it now."""
+    gpu, host, cold = map(summarise, (on_a_gpu(), on_the_host(), cold_with_one_token()))
+    return {
+        "gpu.txt": render(gpu),
+        "gpu-wide.txt": render(gpu, width=120),
+        "gpu.md": render(gpu, "markdown"),
+        "host.txt": render(host),
+        "cold.txt": render(cold),
+        "plan.txt": plan_text(MODEL),
+    }
+
+
+if __name__ == "__main__":
+    for name, text in texts().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,115 @@
+"""Definitions: what every metric, stage and column means and its unit; the one place that documents are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from vlmtrace.analysis.rows import OTHER
+from vlmtrace.timeline import names
+from vlmtrace.units import NS_PER_MS
+
+__all__ = ["COLUMNS", "METRICS", "STAGES", "Metric"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric: its key in a summary, its name for people, its unit, and its definition in one sentence.
+
+    ``per_unit`` is what a summary's value is divided by to be in ``unit`` (nanoseconds in a millisecond, or 1).
+    """
+
+    key: str
+    title: str
+    unit: str
+    per_unit: int
+    definition: str
+
+    def in_unit(self, value: float | None) -> float | None:
+        """A summary's value in this metric's unit; absent stays absent."""
+        return None if value is None else value / self.per_unit
+
+
+_ITL: Final = "of the gaps between consecutive token marks, pooled over the counted generations (batch and beams: "
+_STEPS: Final = "per step; assisted: per accepted group)"
+_MEDIAN: Final = "; median over the counted generations"
+
+METRICS: Final = (
+    Metric(
+        "ttft",
+        "TTFT",
+        "ms",
+        NS_PER_MS,
+        "first token mark minus the host's entry of generate(); no queue, no network" + _MEDIAN,
+    ),
+    Metric(
+        "ttft_e2e",
+        "TTFT with preprocessing",
+        "ms",
+        NS_PER_MS,
+        "first token mark minus the beginning of preprocess in the same request" + _MEDIAN,
+    ),
+    Metric("itl_p50", "ITL p50", "ms", NS_PER_MS, "median " + _ITL + _STEPS),
+    Metric("itl_p90", "ITL p90", "ms", NS_PER_MS, "90th percentile " + _ITL + _STEPS),
+    Metric("itl_p99", "ITL p99", "ms", NS_PER_MS, "99th percentile " + _ITL + _STEPS),
+    Metric("itl_max", "ITL max", "ms", NS_PER_MS, "largest " + _ITL + _STEPS),
+    Metric(
+        "tpot",
+        "TPOT",
+        "ms",
+        NS_PER_MS,
+        "(last token mark minus first) / tokens appended per sequence after the first mark (beams: steps); "
+        "absent where no decode forward ran" + _MEDIAN,
+    ),
+    Metric(
+        "decode_throughput",
+        "decode throughput",
+        "tokens/s",
+        1,
+        "tokens until end-of-sequence after the first token mark, summed over sequences, / decode; padding is never "
+        "counted; absent where no decode forward ran" + _MEDIAN,
+    ),
+    Metric(
+        "output_throughput",
+        "output throughput",
+        "tokens/s",
+        1,
+        "tokens until end-of-sequence, summed over sequences, / generate; padding is never counted" + _MEDIAN,
+    ),
+    Metric(
+        "vision_per_1000",
+        "vision per 1,000 visual tokens",
+        "ms",
+        NS_PER_MS,
+        "vision outside decode / visual tokens that it made, x 1,000" + _MEDIAN,
+    ),
+)
+"""Every metric of a summary, in the order in which they are shown."""
+
+STAGES: Final = {
+    names.PREPROCESS: "calls of the model's processor in the request, on the host's clock",
+    names.H2D: "moving the processor's output to the device",
+    names.GENERATE: "the whole call of generate(), from its entry to its return",
+    names.VISION: "vision encoder and projector as a whole, outside decode",
+    names.ENCODER: "the vision encoder, measured directly in the same pass",
+    names.PROJECTOR: "the projector, measured directly in the same pass",
+    names.PREFILL: "the first forward of the generating model up to its logits, without a vision inside it",
+    names.MERGE: "merging the visual tokens into the text embeddings, inside prefill",
+    names.DECODE: "from the entry of the first decode forward to the logits of the last one; absent where none ran",
+    names.STEP: "one decode forward",
+    names.GAP: "what lies between two steps: sampling, stopping check, preparing inputs",
+    OTHER: "the rest of generate, located: setup, between, first_token, tail",
+    names.DETOKENIZE: "calls of batch_decode in the request, on the host's clock",
+}
+"""What each row of a summary measures."""
+
+COLUMNS: Final = {
+    "calls": "spans per generation, fewest and most over the counted generations",
+    "p50_ms": "median over the counted generations in which the stage ran, of its sum per generation "
+    "(decode.step: of each step); linear interpolation between closest ranks",
+    "p95_ms": "95th percentile, likewise",
+    "share": "sum of the stage / sum of generate, over the counted generations",
+    "verdict": "who waits for whom: lead_share = how long before the device ended the stage the host had finished "
+    "launching it / duration (decode: summed over steps)",
+}
+"""What each column of a stage row means."""
