@@ -1,0 +1,102 @@
+"""Destination: where a trace is written, checked before any work is done, and which trace is read by default."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vlmtrace import api, formats
+from vlmtrace.errors import TraceFormatError, UsageError, VlmtraceError
+from vlmtrace.timeline.recording import Recording
+
+__all__ = ["STDOUT", "Destination", "choose", "newest"]
+
+STDOUT: Final = "-"
+_DEFAULT_FORMAT: Final = ".pftrace"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A file, or stdout where ``path`` is ``None``. ``series`` is the name that numbered files share, if it is one."""
+
+    path: Path | None
+    force: bool
+    series: str | None = None
+
+    def write(self, recording: Recording) -> Path | None:
+        """Write the trace and answer the file it is in, ``None`` for stdout.
+
+        Raises:
+            VlmtraceError: it cannot be written.
+        """
+        if self.path is None:
+            for chunk in formats.write(recording, _DEFAULT_FORMAT):
+                sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+            return None
+        path = self.path
+        if self.series is not None and path.exists():
+            # Another recording took the number while this one ran.
+            path = _next_in(self.series)
+        return api.save(recording, path, force=self.force)
+
+
+def choose(output: str | None, name: str, *, force: bool) -> Destination:
+    """Where ``--output`` points; without one the next free ``NAME-001.pftrace`` in the current folder.
+
+    Raises:
+        UsageError: the name's ending is no format, or binary data would go to a terminal.
+        VlmtraceError: the file exists (without ``force``) or could not be written.
+    """
+    if output == STDOUT:
+        if sys.stdout.isatty():
+            raise UsageError("'-o -' would write a binary trace to the terminal", "redirect stdout, or give -o FILE")
+        return Destination(None, force)
+    path = _next_in(name) if output is None else Path(output)
+    if output is not None:
+        formats.format_of(path)
+    if path.is_dir():
+        raise VlmtraceError(f"'{path}' is a folder", "give a file name after -o")
+    if path.exists() and not force:
+        raise VlmtraceError(f"'{path}' exists", "give another name, or --force to overwrite it")
+    try:
+        # Trying is the only test that tells: permissions say nothing of read-only or special file systems.
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise VlmtraceError(
+            f"'{path}' cannot be written: {error.strerror}", "give a writable place after -o"
+        ) from error
+    return Destination(path, force, name if output is None else None)
+
+
+def newest() -> Path:
+    """The trace in the current folder that was written last.
+
+    Raises:
+        VlmtraceError: there is none.
+    """
+    found = [path for path in Path().iterdir() if path.name.lower().endswith(formats.FORMATS) and path.is_file()]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if path.suffix.lower() == _DEFAULT_FORMAT or _is_trace(path):
+            return path
+    raise VlmtraceError("there is no trace in this folder", "name a file, or make one: vlmtrace record --demo")
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether a JSON file is a trace of ours: other tools' JSON lies in many folders."""
+    try:
+        api.load(path)
+    except TraceFormatError:
+        return False
+    return True
+
+
+def _next_in(name: str) -> Path:
+    pattern = re.compile(re.escape(name) + r"-(\d+)" + re.escape(_DEFAULT_FORMAT))
+    taken = [int(found[1]) for path in Path().iterdir() if (found := pattern.fullmatch(path.name))]
+    return Path(f"{name}-{max(taken, default=0) + 1:03d}{_DEFAULT_FORMAT}")

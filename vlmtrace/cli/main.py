@@ -1,0 +1,35 @@
+"""The command group ``vlmtrace``; every command is a file beside this one."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from vlmtrace.cli import boundary
+from vlmtrace.cli.record import record
+from vlmtrace.cli.summary import summary
+
+__all__ = ["main", "vlmtrace"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="vlmtrace", prog_name="vlmtrace")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error (also: VLMTRACE_DEBUG=1).")
+@click.pass_context
+def vlmtrace(context: click.Context, debug: bool) -> None:
+    """Where a vision-language model spends its time: vision, prefill and decode of one real generate().
+
+    Start with: vlmtrace record --demo
+    """
+    state = context.ensure_object(boundary.State)
+    state.debug = state.debug or debug
+
+
+vlmtrace.add_command(record)
+vlmtrace.add_command(summary)
+
+
+def main() -> None:
+    """The entry point of the ``vlmtrace`` command; ends the process with the command's exit code."""
+    sys.exit(boundary.run(vlmtrace))

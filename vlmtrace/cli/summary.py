@@ -1,0 +1,50 @@
+"""``vlmtrace summary``: the stage table of a trace."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from vlmtrace import api
+from vlmtrace.analysis.summary import Summary, summarise
+from vlmtrace.cli import destination
+from vlmtrace.report import FORMATS, SummaryTable, render
+
+__all__ = ["show", "summary"]
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show the summary."
+)
+def summary(files: tuple[Path, ...], form: str) -> None:
+    """Show where the time went in each trace FILE (default: the newest one in this folder).
+
+    Several files give one table after another, or with --format json one array.
+    """
+    paths = files or (destination.newest(),)
+    if not files:
+        click.echo(f"Reading {paths[0]}", err=True)
+    summaries = [summarise(api.load(path)) for path in paths]
+    if form == "json" and len(summaries) > 1:
+        click.echo("[\n" + ",\n".join(render(each, form).rstrip() for each in summaries) + "\n]")
+        return
+    for number, each in enumerate(summaries):
+        if number:
+            click.echo()
+        if len(summaries) > 1:
+            click.echo(f"<!-- {paths[number]} -->" if form == "markdown" else f"{paths[number]}:")
+        show(each, form)
+
+
+def show(summary: Summary, form: str, *, err: bool = False) -> None:
+    """Print a summary in one of the report's formats on stdout, or with ``err`` on stderr."""
+    stream = sys.stderr if err else sys.stdout
+    if form == "table" and stream.isatty():
+        Console(file=stream, highlight=False).print(SummaryTable(summary))
+    else:
+        click.echo(render(summary, form), nl=False, err=err)
