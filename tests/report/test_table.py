@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from io import StringIO
 
 import pytest
@@ -118,5 +119,8 @@ def test_the_named_generations_sum_holds_in_print() -> None:
     shapes = [Shape(vision=30 * MS + 40_000, prefill=20 * MS + 40_000, setup=2 * MS + 40_000)]
     line = next(line for line in render(summarise(recording(*shapes))).splitlines() if "generation #" in line)
     parts, total = line.partition(": ")[2].split(" · ")[0].split(" = ")
-    tenths = [round(float(part.split()[-1]) * 10) for part in parts.split(" + ")]
-    assert sum(tenths) == round(float(total) * 10)
+    assert sum(map(Decimal, parts.split(" + "))) == Decimal(total)
+
+
+def test_a_part_that_did_not_run_is_a_dash_in_the_sum() -> None:
+    assert "generation #0: 30.0 + 20.0 + – + 3.8 = 53.8 ·" in render(summarise(cold_with_one_token()))

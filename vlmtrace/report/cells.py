@@ -61,7 +61,7 @@ def summands(parts: Sequence[int], unit: int, decimals: int) -> tuple[list[str],
     """
     grain = 10**decimals
     scaled = [divmod(part * grain, unit) for part in parts]
-    total = round(sum(parts) * grain / unit)
+    total = (2 * sum(parts) * grain + unit) // (2 * unit)
     floors = [whole for whole, _ in scaled]
     lacking = total - sum(floors)
     for at in sorted(range(len(parts)), key=lambda at: -scaled[at][1])[:lacking]:

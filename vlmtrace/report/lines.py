@@ -245,19 +245,14 @@ def _throughput(summary: Summary) -> list[str]:
 
 
 def _sum(nearest: Measured, places: int) -> list[str]:
+    """One real generation's parts in the order of the table, vision + prefill + decode + other, and their sum."""
     account = nearest.account
-    parts = (
-        ("vision", account.vision),
-        ("prefill", account.prefill),
-        ("decode", account.decode),
-        ("other", account.other_total),
-    )
-    ran = [(name, ns) for name, ns in parts if ns is not None]
-    texts, total = summands([ns for _, ns in ran], NS_PER_MS, places)
-    terms = " + ".join(f"{name} {text}" for (name, _), text in zip(ran, texts, strict=True))
+    parts = (account.vision, account.prefill, account.decode, account.other_total)
+    texts, total = summands([0 if part is None else part for part in parts], NS_PER_MS, places)
+    terms = " + ".join(ABSENT if part is None else text for part, text in zip(parts, texts, strict=True))
     line = [f"generation #{nearest.generation.index}: {terms} = {total}"]
     if nearest.clock_bound is not None:
-        apart = f"{account.host_minus_device / NS_PER_MS:.2f}".replace("-", "−")
+        apart = f"{account.host_minus_device / NS_PER_MS:z.2f}".replace("-", "−")
         line.append(f"host wall − device {apart} ms")
     return line
 
