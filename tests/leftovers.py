@@ -35,6 +35,9 @@ _METHODS: Final = (FunctionType, classmethod, staticmethod, property)
 _FOREIGN_THREADS: Final = ("TMonitor",)
 """Threads that other packages start once and keep: tqdm's monitor of progress bars."""
 
+_FOREIGN_METHODS: Final = ("smart_apply",)
+"""What transformers adds to torch's ``Module`` when it first initialises weights."""
+
 _FOREIGN_FINDERS: Final = ("_distutils_hack", "six", "transformers")
 """Packages that put an import finder of their own in place when they are first imported."""
 
@@ -108,7 +111,9 @@ def _classes() -> Iterator[type]:
 
 
 def _methods(cls: type) -> dict[str, Any]:
-    return {name: value for name, value in vars(cls).items() if isinstance(value, _METHODS)}
+    return {
+        name: value for name, value in vars(cls).items() if isinstance(value, _METHODS) and name not in _FOREIGN_METHODS
+    }
 
 
 def _patched(before: dict[type, dict[str, Any]], now: dict[type, dict[str, Any]]) -> Iterator[tuple[type, str]]:
