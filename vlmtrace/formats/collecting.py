@@ -30,10 +30,15 @@ UNENDED: Final = -(2**63)
 """The end of a slice that has begun and not ended yet."""
 
 _COLUMNS: Final = ("name", "track", "parent", "generation", "number", "begin", "end", "host_begin", "host_end", "flags")
+_WIDTH: Final = len(_COLUMNS)
+_END: Final = _COLUMNS.index("end")
 
 
 class Collector:
-    """Columns in the order of the file, sorted by id at the end. Times handed in are those of the file, in ns."""
+    """Cells in the order of the file, one span after another, made to columns by id at the end.
+
+    Times handed in are those of the file, in ns.
+    """
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -42,11 +47,8 @@ class Collector:
         self._strings: dict[str, int] = {}
         self._full: dict[str, int] = {}
         self._ids = array("q")
-        self._columns = {key: array("q") for key in _COLUMNS}
-        self._appends = [column.append for column in self._columns.values()]
-        self._ends = self._columns["end"]
+        self._cells = array("q")
         self._args: dict[str, tuple[bool, array[int], array[int]]] = {}
-        self._own_keys: dict[str, str] = {}
         self._counters = [(array("q"), array("q")) for _ in document.recording.counters]
 
     def begin(self, track: int, title: str, at: int, args: dict[str, int | str]) -> int:
@@ -70,14 +72,15 @@ class Collector:
             else:
                 self._own(span, key, value)  # type: ignore[arg-type]
         self._ids.append(span)  # type: ignore[arg-type]
-        row = (name_at, track, parent, generation, number, at + self._base, UNENDED, host_begin, host_end, flags)
-        for append, cell in zip(self._appends, row, strict=True):
-            append(cell)  # type: ignore[arg-type]
+        begin = at + self._base
+        self._cells.extend(
+            (name_at, track, parent, generation, number, begin, UNENDED, host_begin, host_end, flags)  # type: ignore[arg-type]
+        )
         return len(self._ids) - 1
 
     def end(self, position: int, at: int) -> None:
         """The slice at ``position`` ended."""
-        self._ends[position] = at + self._base
+        self._cells[position * _WIDTH + _END] = at + self._base
 
     def sample(self, counter: int, at: int, value: int) -> None:
         """One sample of the recording's counter ``counter``."""
@@ -93,7 +96,7 @@ class Collector:
         """
         document, count = self._document, len(self._ids)
         samples = sum(len(times) for times, _ in self._counters)
-        if count < document.spans or samples < document.samples or UNENDED in self._ends:
+        if count < document.spans or samples < document.samples or UNENDED in self._cells[_END::_WIDTH]:
             held = f"{count} of {document.spans} spans and {samples} of {document.samples} counter samples"
             raise TraceFormatError(f"it was cut short and holds {held}", "record it again or take another copy")
         order = array("q", [NONE]) * count
@@ -113,13 +116,13 @@ class Collector:
         return self._strings.setdefault(text, len(self._strings))
 
     def _own(self, span: int, written: str, value: int | str) -> None:
-        key = self._own_keys.get(written)
-        if key is None:
-            key = self._own_keys[written] = own_key(written)
         text = isinstance(value, str)
-        is_text, rows, values = self._args.setdefault(key, (text, array("q"), array("q")))
+        column = self._args.get(written)
+        if column is None:
+            column = self._args[written] = (text, array("q"), array("q"))
+        is_text, rows, values = column
         if is_text != text:
-            raise TypeError(f"argument {key!r} is text on one span and a number on another")
+            raise TypeError(f"argument {written!r} is text on one span and a number on another")
         rows.append(span)
         values.append(self._interned(value) if isinstance(value, str) else value)
 
@@ -130,16 +133,16 @@ class Collector:
         for new, (_, at) in enumerate(texts):
             string_of[at] = new
         made = {}
-        for key in _COLUMNS:
-            column = self._columns.pop(key)
+        for number, key in enumerate(_COLUMNS):
+            column = self._cells[number::_WIDTH]
             made[key] = array("q", (column[position] for position in order))
         made["name"] = array("q", (string_of[at] for at in made["name"]))
         return Spans(strings=tuple(text for text, _ in texts), args=self._own_columns(string_of), **made)
 
     def _own_columns(self, string_of: array[int]) -> Mapping[str, ArgColumn]:
         made = {}
-        for key in sorted(self._args):
-            text, spans, values = self._args.pop(key)
+        for key, written in sorted((own_key(written), written) for written in self._args):
+            text, spans, values = self._args.pop(written)
             by_span = sorted(range(len(spans)), key=spans.__getitem__)
             made[key] = ArgColumn(
                 text,

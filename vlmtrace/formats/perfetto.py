@@ -42,6 +42,8 @@ _SEQUENCE: Final = 1
 _FIRST: Final = TracePacket.SEQ_INCREMENTAL_STATE_CLEARED | TracePacket.SEQ_NEEDS_INCREMENTAL_STATE
 _LATER: Final = TracePacket.SEQ_NEEDS_INCREMENTAL_STATE
 _BATCH: Final = 256 * 1024
+_LEVEL: Final = 1  # the highest makes files of a million spans an eighth smaller and takes twice the time
+_SHORT_HEADS: Final = tuple(FRAME + bytes((size,)) for size in range(0x80))
 _UNITS: Final = {"bytes": CounterDescriptor.UNIT_SIZE_BYTES, "count": CounterDescriptor.UNIT_COUNT}
 
 # What a track is stands in the two lowest bits of its uuid, which one in the others.
@@ -87,6 +89,8 @@ def written(recording: Recording) -> Iterator[bytes]:
 def framed(packet: bytes) -> bytes:
     """A serialised packet as it stands in a trace: tag, length, packet."""
     size = len(packet)
+    if size < 0x80:
+        return _SHORT_HEADS[size] + packet
     head = bytearray(FRAME)
     while size >= 0x80:
         head.append(size & 0x7F | 0x80)
@@ -96,7 +100,7 @@ def framed(packet: bytes) -> bytes:
 
 
 def _compressed(batch: bytearray) -> bytes:
-    packet: bytes = TracePacket(compressed_packets=zlib.compress(bytes(batch))).SerializeToString()
+    packet: bytes = TracePacket(compressed_packets=zlib.compress(bytes(batch), _LEVEL)).SerializeToString()
     return framed(packet)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, Final
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TracePacket, TrackEvent
 
 from vlmtrace.errors import TraceFormatError
@@ -35,17 +35,15 @@ def read(stream: BinaryIO) -> Recording:
     """
     reader = _Reader()
     try:
-        for packet in _packets(stream):
-            reader.packet(packet)
+        for packets in _batches(stream):
+            reader.batch(packets)
     except DecodeError as error:
         raise ValueError(str(error)) from None
-    if reader.collector is None:
-        raise TraceFormatError("it is not a trace that vlmtrace wrote", "make one with `vlmtrace record`")
-    return reader.collector.recording()
+    return reader.recording()
 
 
-def _packets(stream: BinaryIO) -> Iterator[Any]:
-    """Every packet, those of compressed batches in their place."""
+def _batches(stream: BinaryIO) -> Iterator[Iterable[Any]]:
+    """Every packet of the file, alone or as the batch it was compressed in."""
     packet = TracePacket()
     while tag := stream.read(1):
         if tag != FRAME:
@@ -56,9 +54,9 @@ def _packets(stream: BinaryIO) -> Iterator[Any]:
             raise _cut_short()
         packet.ParseFromString(data)
         if packet.HasField("compressed_packets"):
-            yield from Trace.FromString(zlib.decompress(packet.compressed_packets)).packet
+            yield Trace.FromString(zlib.decompress(packet.compressed_packets)).packet
         else:
-            yield packet
+            yield (packet,)
 
 
 def _length(stream: BinaryIO) -> int:
@@ -77,6 +75,10 @@ def _cut_short() -> TraceFormatError:
     return TraceFormatError("it ends in the middle of a packet: it was cut short", "record it again or copy it again")
 
 
+def _foreign() -> TraceFormatError:
+    return TraceFormatError("it is not a trace that vlmtrace wrote", "make one with `vlmtrace record`")
+
+
 class _Reader:
     def __init__(self) -> None:
         self.collector: Collector | None = None
@@ -87,11 +89,23 @@ class _Reader:
         self.open: dict[int, list[int]] = {}
         self.derived = 0
 
-    def packet(self, packet: Any) -> None:
-        if packet.HasField("track_event"):
-            self._event(packet, packet.track_event)
-        elif packet.HasField("interned_data"):
-            self._define(packet.interned_data)
+    def batch(self, packets: Iterable[Any]) -> None:
+        """Take in packets in their order."""
+        for packet in packets:
+            event = packet.track_event
+            kind = event.type
+            if kind == _END:
+                position = self.open[event.track_uuid].pop()
+                if position != _IGNORED:
+                    self._known().end(position, packet.timestamp)
+            elif kind in (_BEGIN, _INSTANT):
+                self._begin(packet.timestamp, event)
+            elif kind == _COUNTER:
+                counter = counter_of(event.track_uuid)
+                if counter is not None:
+                    self._known().sample(counter, packet.timestamp, event.counter_value)
+            elif packet.HasField("interned_data"):
+                self._define(packet.interned_data)
 
     def _define(self, data: Any) -> None:
         self.names.update((entry.iid, entry.name) for entry in data.event_names)
@@ -103,31 +117,28 @@ class _Reader:
             if entry.name == DERIVED:
                 self.derived = entry.iid
 
-    def _event(self, packet: Any, event: Any) -> None:
-        collector, kind = self.collector, event.type
-        if collector is None:
-            self.collector = self._document(event)
-        elif kind == _END:
-            position = self.open[event.track_uuid].pop()
-            if position != _IGNORED:
-                collector.end(position, packet.timestamp)
-        elif kind in (_BEGIN, _INSTANT):
-            self._begin(collector, packet.timestamp, event)
-        elif kind == _COUNTER:
-            counter = counter_of(event.track_uuid)
-            if counter is not None:
-                collector.sample(counter, packet.timestamp, event.counter_value)
+    def recording(self) -> Recording:
+        return self._known().recording()
 
-    def _document(self, event: Any) -> Collector:
-        """The collector for what follows: vlmtrace writes its document before any other event."""
+    def _known(self) -> Collector:
+        """The collector, once the document has told of the recording: it stands before any other event."""
+        if self.collector is None:
+            raise _foreign()
+        return self.collector
+
+    def _start(self, event: Any) -> None:
         if [self.categories.get(iid) for iid in event.category_iids] == [DOCUMENT_CATEGORY]:
             for annotation in event.debug_annotations:
                 if annotation.name == DOCUMENT:
-                    return Collector(loaded(annotation.string_value))
-        raise TraceFormatError("it is not a trace that vlmtrace wrote", "make one with `vlmtrace record`")
+                    self.collector = Collector(loaded(annotation.string_value))
+                    return
+        raise _foreign()
 
-    def _begin(self, collector: Collector, at: int, event: Any) -> None:
-        uuid = event.track_uuid
+    def _begin(self, at: int, event: Any) -> None:
+        collector, uuid = self.collector, event.track_uuid
+        if collector is None:
+            self._start(event)
+            return
         if self.derived in event.category_iids:
             if event.type == _BEGIN:
                 self.open.setdefault(uuid, []).append(_IGNORED)
@@ -138,8 +149,10 @@ class _Reader:
         keys, texts = self.keys, self.texts
         args: dict[str, int | str] = {}
         for annotation in event.debug_annotations:
-            text = annotation.string_value_iid
-            args[keys[annotation.name_iid]] = texts[text] if text else annotation.int_value
+            value = annotation.int_value
+            if value == 0 and annotation.string_value_iid:
+                value = texts[annotation.string_value_iid]
+            args[keys[annotation.name_iid]] = value
         position = collector.begin(track, self.names[event.name_iid], at, args)
         if event.type == _BEGIN:
             self.open.setdefault(uuid, []).append(position)
