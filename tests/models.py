@@ -352,10 +352,6 @@ def _molmo_layout() -> _Made:
     return model, {**_prompt(4), **images}
 
 
-# The first model that transformers initialises in a process gives torch's Module a method. Let that happen before
-# any test looks at what it leaves behind.
-build("llama")
-
 NAMES: Final = tuple(_RECIPES)
 TEXT_ONLY: Final = tuple(name for name, (_, has) in _RECIPES.items() if names.VISION not in has)
 VISION_MODELS: Final = tuple(name for name, (_, has) in _RECIPES.items() if names.VISION in has)

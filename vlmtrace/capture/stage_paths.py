@@ -57,9 +57,9 @@ def _module_at(tree: ModuleTree, stage: str, path: str) -> nn.Module:
         child = dict(children(at)).get(name)
         if child is None:
             where = f"{reached!r} ({type(peel(at)).__name__})" if reached else type(tree.root).__name__
-            near = difflib.get_close_matches(path, tree.modules, n=3, cutoff=0.5)
+            near = difflib.get_close_matches(path, filter(None, tree.modules), n=3, cutoff=0.5)
             inside = [f"{reached}.{known}" if reached else known for known, _ in children(at)]
-            known = near or inside[:6] or ["nothing, it has no modules"]
+            known = near or inside[:6] or ["no modules"]
             raise UsageError(
                 f"--stage {stage}={path}: no module {path!r}, {where} has no {name!r}",
                 f"{'nearest' if near else 'it holds'}: {', '.join(known)}",
