@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from tests.capture.expected_parts import found_in
@@ -128,3 +129,16 @@ def test_a_given_list_stands_for_the_modules_in_it_since_a_list_is_never_called(
 def test_several_vision_paths_are_all_encoders_in_the_order_given() -> None:
     given = ("model.vision_tower.encoder.layers.1", "model.vision_tower.embeddings")
     assert tuple(part.path for part in discover(build("llava").model, {"vision": given}).encoders) == given
+
+
+def test_a_path_may_name_the_shells_that_torch_prints_and_is_shown_without_them() -> None:
+    model = nn.ModuleDict({"tower": torch.compile(nn.Sequential(nn.Linear(2, 2)))})
+    (encoder,) = discover(model, {"vision": ("tower._orig_mod.0",)}).encoders
+    assert encoder.path == "tower.0"
+
+
+def test_a_path_to_a_shared_module_is_shown_as_its_first_path() -> None:
+    shared = nn.Linear(2, 2)
+    (encoder,) = discover(nn.ModuleDict({"first": shared, "second": shared}), {"vision": ("second",)}).encoders
+    assert encoder.path == "first"
+    assert encoder.module is shared

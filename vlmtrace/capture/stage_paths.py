@@ -39,7 +39,8 @@ def given_parts(tree: ModuleTree, overrides: Mapping[str, Sequence[str]]) -> dic
 
 
 def _parts(tree: ModuleTree, stage: str, path: str) -> tuple[Part, ...]:
-    part = Part(_module_at(tree, stage, path), path, "--stage")
+    known = _known_path(tree, stage, path)
+    part = Part(tree.modules[known], known, "--stage")
     if stage == LANGUAGE_MODEL:
         return (part,)
     parts = tuple(_elements(part)) if stage == names.LAYER else unfolded(part)
@@ -51,10 +52,11 @@ def _parts(tree: ModuleTree, stage: str, path: str) -> tuple[Part, ...]:
     return parts
 
 
-def _module_at(tree: ModuleTree, stage: str, path: str) -> nn.Module:
+def _known_path(tree: ModuleTree, stage: str, path: str) -> str:
+    """The path under which the tree knows the module at ``path``, which may name shells or a shared module's twin."""
     at, reached = tree.root, ""
     for name in path.split("."):
-        child = dict(children(at)).get(name)
+        child = dict(children(at)).get(name, at._modules.get(name))
         if child is None:
             where = f"{reached!r} ({type(peel(at)).__name__})" if reached else type(tree.root).__name__
             near = difflib.get_close_matches(path, filter(None, tree.modules), n=3, cutoff=0.5)
@@ -65,7 +67,7 @@ def _module_at(tree: ModuleTree, stage: str, path: str) -> nn.Module:
                 f"{'nearest' if near else 'it holds'}: {', '.join(known)}",
             )
         at, reached = child, f"{reached}.{name}" if reached else name
-    return at
+    return tree.path_of(peel(at)) or ""
 
 
 def unfolded(part: Part) -> tuple[Part, ...]:
