@@ -95,9 +95,9 @@ def leads(stages: StageSpans, bound: int) -> dict[str, tuple[Lead, ...]]:
 
 
 def _vision_lead(span: Span, bound: int) -> Lead:
-    end, host_end = (span.spans.arg(span.row, key) for key in ("encoder_end", "encoder_host_end"))
-    if isinstance(end, int) and isinstance(host_end, int):
-        return Lead(end - host_end, end - span.begin, bound)
+    duration, lead = (span.spans.arg(span.row, key) for key in ("encoder_ns", "encoder_lead_ns"))
+    if isinstance(duration, int) and isinstance(lead, int):
+        return Lead(lead, duration, bound)
     return Lead(span.lead_end, span.duration, bound, _synced(span))
 
 

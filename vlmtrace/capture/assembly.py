@@ -260,12 +260,16 @@ def _adopt(tiles: Sequence[Node], node: Node) -> bool:
 
 
 def _note_encoder_end(generate: Node) -> None:
-    """Where the encoder ended, on each vision: some models wait for the device right after it."""
+    """On each vision, how long it took up to the encoder's exit, and how far the device was behind the host there.
+
+    Some models wait for the device right after it, still inside the stage: only this tells who waited for whom before.
+    """
     for node in generate.walk():
         if node.name == names.VISION:
             ends = [child.end for child in node.walk() if child.name == names.ENCODER]
             if ends:
-                node.args["encoder_end"], node.args["encoder_host_end"] = ends[-1]
+                at, host = ends[-1]
+                node.args["encoder_ns"], node.args["encoder_lead_ns"] = at - node.begin[0], at - host
 
 
 _FINER: Final = {

@@ -37,7 +37,7 @@ def attached_nvtx_domain() -> Any | None:
 class NvtxRanges:
     """Pushes one range per span: the stage name alone, with the number as payload where it is a step or a prefill.
 
-    Points have no range. ``texts`` maps a kind to its name and is read once per kind.
+    The ``nvtx`` package registers the messages of a domain's attributes. Points have no range. ``texts`` maps a kind to its name and is read once per kind.
     """
 
     _WITH_PAYLOAD = frozenset((names.KIND_OF[names.STEP], names.KIND_OF[names.PREFILL]))
@@ -54,8 +54,7 @@ class NvtxRanges:
     def _attributes_of(self, kind: int) -> Any:
         attributes = self._attributes.get(kind)
         if attributes is None:
-            text = self._domain.get_registered_string(self._texts(kind))
-            attributes = self._domain.get_event_attributes(message=text)
+            attributes = self._domain.get_event_attributes(message=self._texts(kind))
             self._attributes[kind] = attributes
         return attributes
 

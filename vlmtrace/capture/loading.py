@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -34,12 +36,42 @@ _AUTO_CLASSES: Final = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM
 _LONGEST_REASON: Final = 240
 
 
+_KNOWN_FAILURES: Final = (
+    (
+        ("couldn't connect", "offline mode"),
+        "is neither a folder here nor in the cache, and the hub cannot be reached",
+        "give a folder, or try again with a network",
+    ),
+    (
+        ("is not a local folder and is not a valid model identifier", "is not a valid model identifier"),
+        "is neither a folder here nor on the hub",
+        "look at its spelling; a private one needs: hf auth login",
+    ),
+    (
+        ("Error no file named", "does not appear to have a file named"),
+        "comes without weights",
+        "give --random-weights to build it from its config alone",
+    ),
+    (
+        (
+            "Can't load image processor",
+            "Can't load tokenizer",
+            "Can't load feature extractor",
+            "Unrecognized processing",
+        ),
+        "comes without a processor",
+        "save one beside it: processor.save_pretrained(FOLDER)",
+    ),
+)
+"""What transformers says at length, what that means in short, and what to do about it."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """What to load and how. ``dtype`` is one of :data:`DTYPES`; ``device`` ``None`` takes the first GPU or the CPU.
 
     ``random_weights`` builds from the config alone, on the device; device ``meta`` gives a model without storage,
-    which cannot run but whose modules can be looked at.
+    which cannot run but whose modules can be looked at. ``bars`` lets the libraries draw their progress on stderr.
     """
 
     model: str
@@ -49,6 +81,7 @@ class LoadOptions:
     trust_remote_code: bool = False
     random_weights: bool = False
     seed: int = 0
+    bars: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +169,17 @@ def load(options: LoadOptions) -> Loaded:
         raise UsageError(f"unknown dtype '{options.dtype}'", f"give one of {', '.join(DTYPES)}")
     transformers = _transformers()
     transformers.set_seed(options.seed)
-    source = str(Path(options.model).expanduser()) if Path(options.model).expanduser().is_dir() else options.model
+    folder = Path(options.model).expanduser()
+    source = str(folder) if folder.is_dir() else options.model
+    trust = options.trust_remote_code
     try:
-        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=options.trust_remote_code)
-        if device.type == "meta":
+        with _progress_bars(options.bars):
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust)
             processor = None
-        else:
-            # Small and quick to fail: before the weights.
-            processor = transformers.AutoProcessor.from_pretrained(source, trust_remote_code=options.trust_remote_code)
-        model = _model(source, config, options, device)
+            if device.type != "meta":
+                # Small and quick to fail: before the weights.
+                processor = transformers.AutoProcessor.from_pretrained(source, trust_remote_code=trust)
+            model = _model(source, config, options, device)
     except VlmtraceError:
         raise
     except Exception as error:
@@ -180,6 +215,19 @@ def one_line(error: BaseException) -> str:
 def _transformers() -> Any:
     """The library, imported only when a model is loaded, and as ``Any``: which of its parts are typed varies."""
     return importlib.import_module("transformers")
+
+
+@contextlib.contextmanager
+def _progress_bars(shown: bool) -> Iterator[None]:
+    """The bars of transformers and of the hub, shown or not; afterwards as they were."""
+    logging = _transformers().utils.logging
+    before = logging.is_progress_bar_enabled()
+    switch = {True: logging.enable_progress_bar, False: logging.disable_progress_bar}
+    switch[shown]()
+    try:
+        yield
+    finally:
+        switch[before]()
 
 
 def _model(source: str, config: Any, options: LoadOptions, device: torch.device) -> Any:
@@ -246,11 +294,11 @@ def _explained(error: Exception, options: LoadOptions) -> VlmtraceError:
         return VlmtraceError(f"{subject} comes with code of its own", "read it, then give --trust-remote-code")
     if importlib.util.find_spec("torchvision") is None and "torchvision" in text.lower():
         return VlmtraceError(f"{subject} needs torchvision, which is not installed", "pip install 'vlmtrace[vision]'")
+    if options.attention is not None and ("attn_implementation" in text or "flash" in text.lower()):
+        return VlmtraceError(f"{subject} cannot run with --attn '{options.attention}' here", "give sdpa or eager")
     if isinstance(error, torch.OutOfMemoryError):
         return VlmtraceError(f"{subject} does not fit into the GPU's memory", "give --dtype bfloat16 or --device cpu")
-    if "couldn't connect" in text or "offline mode" in text:
-        return VlmtraceError(
-            f"{subject} is neither a folder here nor in the cache, and the hub cannot be reached",
-            "give a folder, or try again with a network",
-        )
+    for phrases, what, remedy in _KNOWN_FAILURES:
+        if any(phrase in text for phrase in phrases):
+            return VlmtraceError(f"{subject} {what}", remedy)
     return VlmtraceError(f"{subject} could not be loaded: {one_line(error)}")

@@ -173,11 +173,12 @@ def _load(program: Program, main: types.ModuleType) -> types.CodeType:
         if spec is None:
             raise UsageError(f"there is no __main__.py in '{program.target}'", "give a script.py")
         return _load_found(main, spec, program.target)
-    with io.open_code(str(Path(program.target).absolute())) as file:
-        source = file.read()
-    main.__dict__.update(__file__=program.target, __cached__=None)
-    main.__loader__ = importlib.machinery.SourceFileLoader("__main__", program.target)
-    return compile(source, program.target, "exec", dont_inherit=True)
+    file = str(Path(program.target).absolute())
+    with io.open_code(file) as stream:
+        source = stream.read()
+    main.__dict__.update(__file__=file, __cached__=None)
+    main.__loader__ = importlib.machinery.SourceFileLoader("__main__", file)
+    return compile(source, file, "exec", dont_inherit=True)
 
 
 def _find_module(name: str) -> tuple[importlib.machinery.ModuleSpec, str]:
@@ -195,7 +196,7 @@ def _find_module(name: str) -> tuple[importlib.machinery.ModuleSpec, str]:
             raise
         spec = None
     if spec is None:
-        raise UsageError(f"module '{name}' cannot be run", "give a module, or a package with a __main__")
+        raise UsageError(f"module '{name.removesuffix('.__main__')}' cannot be run", "it needs a __main__")
     return spec, spec.origin or name
 
 

@@ -149,6 +149,8 @@ def _check_one_way_in(context: click.Context, given: Mapping[str, Any]) -> None:
 
 def _record_model(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) -> int:
     """The demo or a model: everything that can be wrong is looked at before the weights are loaded."""
+    from vlmtrace.capture.discovery import discover
+
     name = demo.DEMO_NAME if given["use_demo"] else loading.short_name(given["model"])
     place = destination.choose(given["output"], name, force=given["force"])
     stages = _stages(given)
@@ -156,10 +158,12 @@ def _record_model(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) 
         loading.check_source(given["model"])
     samples = _samples(given)
     options = _workload_options(given)
-    with talk.working(f"Loading {name}"):
-        loaded = _load(given, given["device"])
-        asker = workload.Asker(loaded, options)
-        asker.check(samples)
+    talk.begin(f"Loading {name}")
+    if stages:
+        discover(_load(given, "meta", talk).model, stages)
+    loaded = _load(given, given["device"], talk)
+    asker = workload.Asker(loaded, options)
+    asker.check(samples)
     recorder = _recorder(name, given, stages, [loaded.model])
     recorder.random_weights = loaded.random_weights
     recorder.workload = facts | _workload_facts(given, options, samples)
@@ -200,15 +204,14 @@ def _dry_run(given: Mapping[str, Any], talk: Talk) -> int:
     from vlmtrace.capture.environment import describe_model
 
     stages = _stages(given)
-    with talk.working("Reading the model's modules"):
-        loaded = _load(given, "meta")
-        traced = describe_model(discover(loaded.model, stages))
+    talk.begin("Reading the model's modules")
+    traced = describe_model(discover(_load(given, "meta", talk).model, stages))
     traced = replace(traced, random_weights=given["use_demo"] or given["random_weights"])
     click.echo(plan_text(traced, detail=given["detail"]), nl=False)
     return EXIT_OK
 
 
-def _load(given: Mapping[str, Any], device: str | None) -> loading.Loaded:
+def _load(given: Mapping[str, Any], device: str | None, talk: Talk) -> loading.Loaded:
     if given["use_demo"]:
         return loading.load_demo(given["seed"], device)
     return loading.load(
@@ -220,6 +223,7 @@ def _load(given: Mapping[str, Any], device: str | None) -> loading.Loaded:
             trust_remote_code=given["trust_remote_code"],
             random_weights=given["random_weights"],
             seed=given["seed"],
+            bars=talk.shows_progress,
         )
     )
 

@@ -21,14 +21,14 @@ class Talk:
     def say(self, line: str) -> None:
         self.console.print(line, markup=False)
 
-    @contextmanager
-    def working(self, what: str) -> Iterator[None]:
-        """A spinner beside ``what`` while the block runs."""
-        if not self.console.is_terminal or self.quiet:
-            yield
-            return
-        with self.console.status(what):
-            yield
+    @property
+    def shows_progress(self) -> bool:
+        return self.console.is_terminal and not self.quiet
+
+    def begin(self, what: str) -> None:
+        """Say what is being done now, where somebody watches."""
+        if self.shows_progress:
+            self.console.print(f"{what} …", markup=False, style="dim")
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[int, int, str], None]]:
@@ -36,7 +36,7 @@ class Talk:
 
         It is drawn in that call and at no other time: a thread that redraws would take part in what is measured.
         """
-        if not self.console.is_terminal or self.quiet:
+        if not self.shows_progress:
             yield lambda _number, _total, _role: None
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -141,7 +141,7 @@ def _free_decoded(value: object) -> object:
 @cache
 def _fields(kind: type) -> tuple[tuple[str, Any, bool], ...]:
     """Name, type and whether it may be left out, of each field that the document carries."""
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, localns={"array": list})  # an array cannot be subscripted before Python 3.12
     return tuple(
         (field.name, hints[field.name], field.default is not MISSING or field.default_factory is not MISSING)
         for field in fields(kind)
@@ -159,7 +159,7 @@ def _decoded(hint: Any, value: object, where: str) -> Any:
         return _dataclass_decoded(base, value, where)
     if base is tuple and isinstance(value, list):
         return tuple(_decoded(get_args(hint)[0], one, f"{where}[{i}]") for i, one in enumerate(value))
-    if base is array and value == []:
+    if base is list and value == []:
         return array("q")
     if base is Mapping and isinstance(value, dict):
         return _free_decoded(value)

@@ -188,9 +188,16 @@ class _Packets:
         yield from self._counters()
 
     def _process(self, process: Process) -> bytes:
-        track = TrackDescriptor(uuid=_uuid(_IS_PROCESS, process.number), child_ordering=TrackDescriptor.EXPLICIT)
-        track.process.pid = process.number + 1
-        track.process.process_name = process.title
+        """A row with a name, not a process descriptor: the UI sorts the rows of a process by name, whatever their
+        ranks, and puts a number behind its title.
+        """
+        track = TrackDescriptor(
+            uuid=_uuid(_IS_PROCESS, process.number),
+            name=process.title,
+            sibling_order_rank=process.number,
+            sibling_merge_behavior=TrackDescriptor.SIBLING_MERGE_BEHAVIOR_NONE,
+            child_ordering=TrackDescriptor.EXPLICIT,
+        )
         return self._descriptor(track)
 
     def _row(self, row: Row) -> bytes:

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""What must hold of recording on a real GPU, checked there: same tokens, exact accounting, one added wait.
+
+python tests/gpu/record_check.py tokens --shape qwen2.5-vl-7b      traced and untraced generations side by side
+nsys profile ... python tests/gpu/record_check.py syncs            generations for a Nsight export
+python tests/gpu/record_check.py count REPORT.sqlite               synchronising calls per generation in it
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sqlite3
+import statistics
+import sys
+from collections import Counter
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+PLAIN = "plain"
+
+
+def generate(model: Any, inputs: Any, new: int, around: Any = None) -> list[list[int]]:
+    import torch
+
+    on_device = inputs.to("cuda", model.dtype)
+    with torch.inference_mode(), around or nullcontext():
+        ids = model.generate(**on_device, max_new_tokens=new, do_sample=False)
+    return ids.tolist()
+
+
+def tokens(options: argparse.Namespace) -> None:
+    """Identical token ids with and without tracing, at each detail; the identities hold or ``finish`` raises."""
+    import random_vlm
+    import torch
+    import transformers
+
+    import vlmtrace
+    from vlmtrace.analysis.summary import summarise
+    from vlmtrace.report import render
+
+    model = random_vlm.build(options.shape, "cuda", torch.bfloat16)
+    inputs = random_vlm.make_inputs(model, options.shape)
+    for _ in range(2):
+        expected = generate(model, inputs, options.new)
+    for detail in ("stage", "module", "layer"):
+        with vlmtrace.trace(model, detail=detail, name=options.shape) as session:
+            made = [generate(model, inputs, options.new) for _ in range(options.repeats)]
+        recording = session.recording
+        same = all(ids == expected for ids in made)
+        bounds = [clock.bound_ns for clock in recording.clocks]
+        walls = [
+            recording.generate_span(g).host_duration - recording.generate_span(g).duration
+            for g in recording.generations
+        ]
+        result = {
+            "check": "tokens",
+            "shape": options.shape,
+            "detail": detail,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "gpu": torch.cuda.get_device_name(),
+            "same_tokens": same,
+            "generations": len(recording.generations),
+            "new_tokens": next(g.new_tokens for g in recording.generations),
+            "spans": len(recording.spans),
+            "clock_bound_us": round(statistics.median(bounds) / 1e3, 2),
+            "clock_bound_us_max": round(max(bounds) / 1e3, 2),
+            "widened_ns": [clock.widened_ns for clock in recording.clocks],
+            "rate_ppb": recording.clocks[-1].rate_ppb,
+            "wall_minus_device_us": [round(wall / 1e3, 1) for wall in walls],
+            "mark_ns": recording.cost.mark_ns,
+            "path": recording.cost.path,
+            "names": Counter(span.name for span in recording.spans),
+        }
+        print(json.dumps(result), flush=True)
+        assert same, "tokens differ with tracing"
+        assert len(recording.generations) == options.repeats
+        if options.out:
+            session.save(Path(options.out) / f"{options.shape}-{detail}-{transformers.__version__}.pftrace", force=True)
+        if detail == "stage":
+            print(render(summarise(recording), "table"), flush=True)
+
+
+def syncs(options: argparse.Namespace) -> None:
+    """Untraced generations in ranges of their own, then traced ones, for a Nsight export."""
+    import nvtx
+    import random_vlm
+    import torch
+
+    import vlmtrace
+
+    model = random_vlm.build(options.shape, "cuda", torch.bfloat16)
+    inputs = random_vlm.make_inputs(model, options.shape)
+    generate(model, inputs, options.new)
+    for detail in (None, "stage", "layer", None):
+        plain = nvtx.annotate(PLAIN, domain="check") if detail is None else None
+        with nullcontext() if detail is None else vlmtrace.trace(model, detail=detail):
+            for _ in range(options.repeats):
+                generate(model, inputs, options.new, plain)
+
+
+def count(options: argparse.Namespace) -> None:
+    """Synchronising runtime calls by the NVTX range they lie in, from plain SQL on the export."""
+    with closing(sqlite3.connect(options.report)) as db:
+        ranges = db.execute(
+            "SELECT COALESCE(n.text, s.value), n.start, n.end, n.globalTid, n.int64Value, n.uint64Value, n.int32Value "
+            "FROM NVTX_EVENTS n LEFT JOIN StringIds s ON s.id = n.textId WHERE n.eventType = 59 ORDER BY n.start"
+        ).fetchall()
+        calls = db.execute(
+            "SELECT s.value, r.start, r.end, r.globalTid FROM CUPTI_ACTIVITY_KIND_RUNTIME r "
+            "JOIN StringIds s ON s.id = r.nameId WHERE s.value LIKE 'cuda%Synchronize%' ORDER BY r.start"
+        ).fetchall()
+    by_name: dict[str, list[int]] = {}
+    for name, start, end, thread, *_ in ranges:
+        if end is None:
+            print(f"UNBALANCED: {name} never ends")
+            continue
+        inside = sum(1 for _, at, _, on in calls if start <= at < end and on == thread)
+        by_name.setdefault(name, []).append(inside)
+    table = {
+        name: {"ranges": len(found), "syncs": sum(found), "per_range": dict(Counter(found))}
+        for name, found in by_name.items()
+    }
+    payloads = {stage: [row[4:] for row in ranges if row[0] == stage][:3] for stage in ("decode.step", "prefill")}
+    print(json.dumps({"check": "syncs", "ranges": table, "calls": Counter(c[0] for c in calls), "payloads": payloads}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for name, run in (("tokens", tokens), ("syncs", syncs)):
+        command = commands.add_parser(name)
+        command.add_argument("--shape", default="qwen2.5-vl-7b")
+        command.add_argument("--repeats", type=int, default=5)
+        command.add_argument("--new", type=int, default=32)
+        command.add_argument("--out")
+        command.set_defaults(run=run)
+    command = commands.add_parser("count")
+    command.add_argument("report")
+    command.set_defaults(run=count)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
