@@ -169,7 +169,7 @@ def _load(program: Program, main: types.ModuleType) -> types.CodeType:
     if program.kind == "module":
         return _load_found(main, *_find_module(program.target))
     if _is_container(program.target):
-        spec = importlib.machinery.PathFinder.find_spec("__main__", [program.target])
+        spec = importlib.machinery.PathFinder.find_spec("__main__", [str(Path(program.target).absolute())])
         if spec is None:
             raise UsageError(f"there is no __main__.py in '{program.target}'", "give a script.py")
         return _load_found(main, spec, program.target)

@@ -27,7 +27,7 @@ _SECRET_SHAPES: Final = re.compile(
     r"|AKIA[0-9A-Z]{12,}"
     r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
 )
-_BEARER: Final = re.compile(r"(\bBearer\s+)\S+", re.IGNORECASE)
+_HEADER: Final = re.compile(r"(\b(?:Bearer|Basic)\s+)\S+", re.IGNORECASE)
 _URL_USER: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/@\s]+@", re.IGNORECASE)
 _PROMPT: Final = re.compile(r"--prompt(?:=(.*))?", re.DOTALL)
 
@@ -56,8 +56,8 @@ def redacted(words: Iterable[str], *, keep_text: bool) -> list[str]:
 
 
 def _without_secrets(word: str) -> str:
+    word = _HEADER.sub(rf"\1{HIDDEN}", word)
     word = _SECRET_ASSIGNED.sub(rf"\1{HIDDEN}", word)
-    word = _BEARER.sub(rf"\1{HIDDEN}", word)
     word = _URL_USER.sub(rf"\1{HIDDEN}@", word)
     return _SECRET_SHAPES.sub(HIDDEN, word)
 
