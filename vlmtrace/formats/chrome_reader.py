@@ -40,6 +40,8 @@ def read(stream: BinaryIO) -> Recording:
         if line.startswith("{"):
             reader.event(json.loads(line.rstrip().removesuffix(","), parse_float=str))
         elif line.rstrip() == CLOSING:
+            if lines.read().strip():  # reading on to the end also has gzip check its sum
+                raise ValueError("it goes on after its end")
             return reader.collector.recording()
     raise TraceFormatError("it has no end: it was cut short", "record it again or copy it again")
 

@@ -1,7 +1,7 @@
 """Slices: every slice, instant and counter sample of a recording, in the order in which all writers write them.
 
-Ascending by begin; at equal times what the host did stands before what a device did, so that a flow never points
-back, and a longer slice before a shorter one, so that the outer opens first.
+Ascending by begin; at equal times what the host did stands before what a device did, and a longer slice before a
+shorter one, so that the outer opens first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _CATEGORIES: Final = {
 class Slice(NamedTuple):
     """One slice; times are ns on the axis. ``span`` is the span shown, or launched where ``derived``.
 
-    ``flow`` joins a launch to what it launched: the same number on both, ``None`` where there is no arrow.
+    ``flow`` joins a launch to what it launched by the same number on both. It is ``None`` where the device, within the
+    bound of its clock, seems to have begun first: an arrow cannot lead back, and importers lose those that try.
     """
 
     row: int
@@ -103,7 +104,7 @@ class _SliceMaker:
     def span(self, row: int) -> Slice:
         spans = self.spans
         track, name, begin, end = spans.track[row], spans.name[row], spans.begin[row], spans.end[row]
-        flows = self.by_name[name] and self.by_track[track] and spans.host_begin[row] <= begin
+        flows = self.by_name[name] and self.by_track[track] and spans.host_begin[row] < begin
         return Slice(
             self.row_of_track[track],
             row,
@@ -128,7 +129,7 @@ class _SliceMaker:
             launch.end,
             True,
             False,
-            row + 1 if launch.begin <= self.spans.begin[row] else None,
+            row + 1 if launch.begin < self.spans.begin[row] else None,
         )
 
 

@@ -1,0 +1,164 @@
+"""The rows of a recording, and the slices on them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+from hypothesis import HealthCheck, given, settings
+
+from tests import synthetic
+from tests.strategies import recordings
+from tests.synthetic import MS, ORIGIN, Shape
+from vlmtrace.formats.launches import launches
+from vlmtrace.formats.layout import COUNTER, DERIVED_COUNTER, GROUP, layout_of
+from vlmtrace.formats.slices import closing, series, slices
+from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import Counter, Recording, Track
+from vlmtrace.timeline.spans import NewSpan, SpansBuilder
+
+drawn = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def titles(recording: Recording) -> list[str]:
+    layout = layout_of(recording)
+    return [f"{layout.processes[row.process].title} / {layout.full_title(row)}" for row in layout.rows]
+
+
+def with_tracks(*tracks: Track) -> Recording:
+    spans, _ = SpansBuilder().freeze()
+    return replace(synthetic.recording(), generations=(), tracks=tracks, spans=spans)
+
+
+def test_ranks_devices_threads_and_kinds_are_shown_in_that_order() -> None:
+    recording = with_tracks(
+        Track("host", None, 9, "MainThread", rank=1),
+        Track("stages", 0, 9, "MainThread", rank=1),
+        Track("layers", 1, 5, "MainThread", rank=0),
+        Track("stages", 1, 5, "MainThread", rank=0),
+        Track("stages", 0, 6, "worker", rank=0),
+        Track("stages", 0, 5, "MainThread", rank=0),
+        Track("spans", None, 5, "MainThread", rank=0),
+        Track("host", None, 5, "MainThread", rank=0),
+    )
+    assert titles(recording) == [
+        "rank 0 · tiny / GPU 0 · worker",
+        "rank 0 · tiny / GPU 0 · worker · Stages",
+        "rank 0 · tiny / GPU 0 · MainThread",
+        "rank 0 · tiny / GPU 0 · MainThread · Stages",
+        "rank 0 · tiny / GPU 1",
+        "rank 0 · tiny / GPU 1 · Stages",
+        "rank 0 · tiny / GPU 1 · Layers",
+        "rank 0 · tiny / CPU",
+        "rank 0 · tiny / CPU · Spans",
+        "rank 0 · tiny / Host: MainThread",
+        "rank 1 · tiny / GPU 0",
+        "rank 1 · tiny / GPU 0 · Stages",
+        "rank 1 · tiny / Host: MainThread",
+        "rank 0 · tiny / Recording",
+    ]
+
+
+def test_rows_of_the_same_name_are_told_apart() -> None:
+    track = Track("spans", None, 5, "MainThread")
+    assert titles(with_tracks(track, track))[1:3] == [
+        "tiny · host clock / CPU · Spans",
+        "tiny · host clock / CPU · Spans 2",
+    ]
+
+
+def test_a_recording_of_the_host_clock_says_so_and_has_no_launches() -> None:
+    recording = synthetic.recording(device=None)
+    layout = layout_of(recording)
+    assert [process.title for process in layout.processes] == ["tiny · host clock"]
+    assert layout.launches == []
+    assert all(one.flow is None and not one.derived for one in slices(recording, layout))
+
+
+def test_a_generation_is_titled_with_its_tokens_and_its_role() -> None:
+    recording = synthetic.recording(Shape(role=synthetic.WARMED), Shape(role=synthetic.COLD), Shape())
+    generations = list(recording.generations)
+    generations[2] = replace(generations[2], inputs={}, error="KeyboardInterrupt")
+    recording = replace(recording, generations=tuple(generations))
+    found = [one.title for one in slices(recording, layout_of(recording)) if one.title.startswith("generate")]
+    assert [title for title in found if "launches" not in title] == [
+        "generate #0 64 img / 100 → 5 (warm-up)",
+        "generate #1 64 img / 100 → 5 (cold)",
+        "generate #2 → 5 (incomplete)",
+    ]
+    assert "generate #2 → launches" in found
+
+
+def test_a_launch_that_cuts_across_a_host_span_goes_to_a_lane_of_its_own() -> None:
+    builder = SpansBuilder()
+    builder.add(NewSpan(names.WAIT, 1, (ORIGIN + 5, ORIGIN + 15)))
+    builder.add(NewSpan(names.VISION, 0, (ORIGIN + 20, ORIGIN + 30), (ORIGIN, ORIGIN + 10)))
+    builder.add(NewSpan(names.PREFILL, 0, (ORIGIN + 30, ORIGIN + 40), (ORIGIN + 6, ORIGIN + 9)))
+    tracks = (Track("stages", 0, 5, "MainThread"), Track("host", None, 5, "MainThread"))
+    recording = replace(with_tracks(*tracks), spans=builder.freeze()[0])
+    lanes = {recording.spans[launch.span].name: launch.lane for launch in launches(recording)}
+    assert lanes == {names.VISION: 1, names.PREFILL: 0}
+    assert "tiny / Host: MainThread, launches" in titles(recording)
+
+
+def test_launches_of_a_thread_without_host_spans_have_a_row() -> None:
+    builder = SpansBuilder()
+    builder.add(NewSpan(names.VISION, 0, (ORIGIN + 20, ORIGIN + 30), (ORIGIN, ORIGIN + 10)))
+    recording = replace(with_tracks(Track("stages", 0, 5, "MainThread")), spans=builder.freeze()[0])
+    assert "tiny / Host: MainThread" in titles(recording)
+
+
+@drawn
+@given(recording=recordings())
+def test_slices_of_one_row_nest_or_lie_apart_and_close_inner_first(recording: Recording) -> None:
+    layout = layout_of(recording)
+    open_slices: defaultdict[int, list[object]] = defaultdict(list)
+    at = None
+    count = 0
+    for one, end in closing(slices(recording, layout)):
+        time = one.begin if end is None else end
+        assert at is None or time >= at
+        at = time
+        if end is not None:
+            assert open_slices[one.row].pop() is one
+        elif not one.instant:
+            open_slices[one.row].append(one)
+        count += end is None
+    assert not any(open_slices.values())
+    assert count == len(recording.spans) + len(layout.launches)
+
+
+@drawn
+@given(recording=recordings())
+def test_every_track_and_counter_has_one_row_under_its_group(recording: Recording) -> None:
+    layout = layout_of(recording)
+    assert sorted(layout.of_track) == list(range(len(recording.tracks)))
+    assert sorted(layout.of_counter) == list(range(len(recording.counters)))
+    assert len({(row.process, row.group, row.title) for row in layout.rows}) == len(layout.rows)
+    for number, row in enumerate(layout.rows):
+        assert row.number == number
+        assert row.group is None or (row.group < number and layout.rows[row.group].kind == GROUP)
+
+
+def test_counters_are_shown_with_the_rank_that_knows_their_device() -> None:
+    tracks = (
+        Track("generations", 0, 5, "MainThread", rank=0),
+        Track("generations", 1, 6, "MainThread", rank=1),
+    )
+    kinds = [("lead", 1), ("heat", 7), ("kv", 0)]
+    counters = tuple(
+        Counter(name, "", device, *(type(synthetic.recording().spans.begin)("q"),) * 2) for name, device in kinds
+    )
+    layout = layout_of(replace(with_tracks(*tracks), counters=counters))
+    shown = [(row.process, row.title) for row in layout.rows if row.kind in (COUNTER, DERIVED_COUNTER)]
+    assert shown == [(0, "tokens"), (0, "GPU 0 kv"), (1, "tokens"), (1, "GPU 1 lead"), (1, "GPU 7 heat")]
+
+
+def test_tokens_are_counted_for_each_generation_anew() -> None:
+    recording = synthetic.recording(Shape(steps=1), Shape(steps=0))
+    (tokens,) = series(recording, layout_of(recording))
+    begins = [recording.generate_span(generation).begin for generation in recording.generations]
+    marks = [span.begin for span in recording.spans.named(names.TOKEN)]
+    assert list(tokens.times) == [begins[0], *marks[:2], begins[1], marks[2]]
+    assert list(tokens.values) == [0, 1, 2, 0, 1]
+    assert marks[2] > begins[1] + MS
