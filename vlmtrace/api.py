@@ -101,7 +101,7 @@ def _needing_record_extra() -> Iterator[None]:
         ) from error
 
 
-class span(contextlib.ContextDecorator):  # noqa: N801  (used like a function: `with vlmtrace.span("load"):`)
+class span:  # noqa: N801  (used like a function: `with vlmtrace.span("load"):`)
     """A named span on the timeline: host marks, device marks where there is a GPU, and an NVTX range, all at once.
 
     A context manager and a decorator. Outside of a recording it does nothing.

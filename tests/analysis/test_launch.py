@@ -60,8 +60,8 @@ def test_there_is_nothing_to_judge_without_parts_or_time() -> None:
 
 def test_a_vision_is_judged_up_to_its_encoders_exit() -> None:
     made = recording(Shape(lead=0))
-    made = with_args(made, names.VISION, "encoder_end", lambda span: span.begin + 20 * MS)
-    made = with_args(made, names.VISION, "encoder_host_end", lambda span: span.begin + 5 * MS)
+    made = with_args(made, names.VISION, "encoder_ns", lambda _: 20 * MS)
+    made = with_args(made, names.VISION, "encoder_lead_ns", lambda _: 15 * MS)
     assert leads(gather(made)[0], 7)[names.VISION] == (Lead(15 * MS, 20 * MS, 7),)
 
 

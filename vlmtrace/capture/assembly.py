@@ -107,7 +107,7 @@ def stage_tree(generate: Node, detail: str) -> Node:
     tiles = _with_rest(generate, list(_runs(generate.children)), tokens)
     loose = [node for node in raw if node.name not in _STAGES and not _adopt(tiles, node)]
     generate.children = tiles + loose
-    _note_encoder_end(generate)
+    _note_encoder_exit(generate)
     _prune(generate, _FINER[detail])
     generate.children.extend(tokens)
     return generate
@@ -259,7 +259,7 @@ def _adopt(tiles: Sequence[Node], node: Node) -> bool:
     return False
 
 
-def _note_encoder_end(generate: Node) -> None:
+def _note_encoder_exit(generate: Node) -> None:
     """On each vision, how long it took up to the encoder's exit, and how far the device was behind the host there.
 
     Some models wait for the device right after it, still inside the stage: only this tells who waited for whom before.

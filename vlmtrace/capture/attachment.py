@@ -132,11 +132,8 @@ class Attachment:
             hooks += _forward_hooks(part.module)
         if self._detail == "stage":
             return
-        entry = anatomy.layers[0] if anatomy.layers else None
-        if anatomy.language_model is not None and anatomy.language_model.module is not anatomy.root:
-            entry = anatomy.language_model
-        if entry is not None:
-            hooks.append(entry.module.register_forward_pre_hook(_language_entry, prepend=True))
+        if anatomy.entry is not None:
+            hooks.append(anatomy.entry.module.register_forward_pre_hook(_language_entry, prepend=True))
         if anatomy.lm_head is not None:
             hooks += span_hooks(anatomy.lm_head.module, _LM_HEAD, NONE)
         if self._detail == "layer":

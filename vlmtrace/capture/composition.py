@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from vlmtrace.capture import outcome
-from vlmtrace.capture.alignment import AffineMap, Constraints, Rate, fit_offset, fit_rate
+from vlmtrace.capture.alignment import AffineMap, Constraints, Rate, fit_offset, fit_rate, tightest_marks
 from vlmtrace.capture.assembly import Node, forest, stage_tree
 from vlmtrace.capture.requests import requests
 from vlmtrace.capture.tape import UNRESOLVED
@@ -183,11 +183,11 @@ class _Composer:
         around = slice(max(0, ended.anchors - 2), ended.anchors)
         anchors = tape.anchors[around]
         chain = tape.anchor_chain_ns[around]
-        own = range(ended.first, ended.last)
-        reached = [i for i in own if marks.device[i] != UNRESOLVED]
-        pivot = marks.device[reached[0]] if reached else anchors[0].device
+        own = [i for i in range(ended.first, ended.last) if marks.device[i] != UNRESOLVED]
+        host, device = [marks.host[i] for i in own], [marks.device[i] for i in own]
+        pivot = device[0] if own else anchors[0].device
         constraints = Constraints(
-            ((marks.host[i], marks.device[i]) for i in reached),
+            [*zip(host[:1], device[:1], strict=True), *tightest_marks(host, device)],
             () if ended.wait is None or ended.wait[1] == UNRESOLVED else (ended.wait,),
             anchors,
             chain[-1] - chain[0],

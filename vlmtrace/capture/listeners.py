@@ -37,7 +37,8 @@ def attached_nvtx_domain() -> Any | None:
 class NvtxRanges:
     """Pushes one range per span: the stage name alone, with the number as payload where it is a step or a prefill.
 
-    The ``nvtx`` package registers the messages of a domain's attributes. Points have no range. ``texts`` maps a kind to its name and is read once per kind.
+    The ``nvtx`` package registers the messages of a domain's attributes. Points have no range. ``texts`` maps a kind
+    to its name and is read once per kind.
     """
 
     _WITH_PAYLOAD = frozenset((names.KIND_OF[names.STEP], names.KIND_OF[names.PREFILL]))

@@ -1,0 +1,83 @@
+"""A host and a device whose time is made up: clocks that drift, a queue that lags, and every call counted."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+
+class FakeHost:
+    """A monotonic clock that moves by ``tick`` ns whenever it is read, and by what :meth:`spend` says."""
+
+    def __init__(self, start: int = 1_000_000_000, tick: int = 100) -> None:
+        self.ns = start
+        self.tick = tick
+
+    def now(self) -> int:
+        self.ns += self.tick
+        return self.ns
+
+    def spend(self, ns: int) -> None:
+        self.ns += ns
+
+
+class FakeDevice:
+    """A device with a queue: an event is reached when all work before it is done, at the earliest ``latency`` later.
+
+    Its clock runs ``drift_ppm`` faster than the host's and elapsed times come as float32 milliseconds, as CUDA's do.
+    ``truth`` maps each event to the host time at which it was really reached.
+    """
+
+    path = "fake"
+
+    def __init__(self, host: FakeHost, *, latency: int = 2_000, drift_ppm: float = 0.0) -> None:
+        self.device = 0
+        self.host = host
+        self.latency = latency
+        self.drift_ppm = drift_ppm
+        self.busy_until = 0
+        self.truth: dict[int, int] = {}
+        self.captured: set[int] = set()
+        self.capturing = False
+        self.waits = 0
+        self.records = 0
+        self.alive: set[int] = set()
+        self._made = 0
+
+    def launch(self, ns: int) -> None:
+        """Queue work that takes ``ns`` on the device."""
+        self.busy_until = max(self.busy_until, self.host.ns + self.latency) + ns
+
+    def create(self, count: int) -> list[int]:
+        made = list(range(self._made, self._made + count))
+        self._made += count
+        self.alive.update(made)
+        return made
+
+    def destroy(self, events: list[int]) -> None:
+        self.alive.difference_update(events)
+
+    def recorder(self) -> Callable[[Any], object]:
+        def record(event: int) -> None:
+            assert event in self.alive, "an event is recorded after it was given back"
+            self.records += 1
+            self.captured.discard(event)
+            if self.capturing:
+                self.captured.add(event)
+                return
+            self.truth[event] = max(self.busy_until, self.host.ns + self.latency)
+
+        return record
+
+    def wait(self, event: int) -> None:
+        self.waits += 1
+        self.host.ns = max(self.host.ns, self.truth[event])
+
+    def elapsed(self, begin: int, end: int) -> float | None:
+        if begin in self.captured or end in self.captured:
+            return None
+        assert self.truth[end] <= self.host.ns, "elapsed time is asked for before the device has passed the event"
+        true = (self.truth[end] - self.truth[begin]) * (1 + self.drift_ppm / 1e6)
+        rounded: float = struct.unpack("f", struct.pack("f", true / 1e6))[0]
+        return rounded

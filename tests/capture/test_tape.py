@@ -1,0 +1,126 @@
+"""Marks on a fake device: resolved once, chained, and true to what the device did."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.capture.fakes import FakeDevice, FakeHost
+from vlmtrace.capture.alignment import Constraints, fit_offset, fit_rate, tightest_marks
+from vlmtrace.capture.tape import POINT, UNRESOLVED, Tape
+
+MS = 1_000_000
+
+
+@pytest.fixture
+def host() -> FakeHost:
+    return FakeHost()
+
+
+def test_marking_waits_for_nothing_and_asks_for_no_elapsed_time(host: FakeHost) -> None:
+    device = FakeDevice(host)
+    tape = Tape(device, now=host.now)
+    tape.anchor()
+    waits = device.waits
+    for _ in range(100):
+        device.launch(5 * MS)
+        tape.enter(1, 0)
+        tape.leave(1)
+    assert device.waits == waits
+    assert len(tape.marks) == 0
+
+
+def test_the_host_time_is_read_before_the_event_is_recorded(host: FakeHost) -> None:
+    device = FakeDevice(host, latency=0)
+    tape = Tape(device, now=host.now)
+    tape.anchor()
+    tape.enter(3, 7)
+    event = tape._events[0]
+    tape.wait(tape.fence())
+    tape.resolve()
+    assert tape.marks.host[0] <= device.truth[event]
+    assert (tape.marks.code[0], tape.marks.number[0]) == (3, 7)
+
+
+def test_ends_and_points_are_told_apart_from_begins(host: FakeHost) -> None:
+    tape = Tape(None, now=host.now)
+    tape.enter(2, 5)
+    tape.point(4, 6)
+    tape.leave(2)
+    tape.resolve()
+    assert list(tape.marks.code) == [2, POINT | 4, ~2]
+    assert list(tape.marks.number) == [5, 6, -1]
+    assert tape.marks.device == tape.marks.host
+
+
+def test_a_tape_grows_when_its_room_was_too_small_and_loses_nothing(host: FakeHost) -> None:
+    device = FakeDevice(host)
+    tape = Tape(device, capacity=4, now=host.now)
+    tape.anchor()
+    for n in range(50):
+        tape.enter(1, n)
+    tape.wait(tape.fence())
+    tape.resolve()
+    assert list(tape.marks.number) == list(range(50))
+    assert list(tape.marks.device) == sorted(tape.marks.device)
+
+
+def test_a_mark_recorded_into_a_graph_is_unresolved_and_its_neighbours_are_not(host: FakeHost) -> None:
+    device = FakeDevice(host)
+    tape = Tape(device, now=host.now)
+    tape.anchor()
+    tape.enter(1, 0)
+    device.capturing = True
+    tape.enter(2, 0)
+    device.capturing = False
+    tape.leave(1)
+    tape.wait(tape.fence())
+    tape.resolve()
+    assert [at == UNRESOLVED for at in tape.marks.device] == [False, True, False]
+
+
+def test_events_are_given_back_when_a_tape_is_closed(host: FakeHost) -> None:
+    device = FakeDevice(host)
+    tape = Tape(device, now=host.now)
+    tape.anchor()
+    tape.close()
+    assert not device.alive
+
+
+def test_a_lost_device_leaves_the_host_times(host: FakeHost) -> None:
+    tape = Tape(FakeDevice(host), now=host.now)
+    tape.anchor()
+    tape.enter(1, 0)
+    tape.lose()
+    assert list(tape.marks.device) == [UNRESOLVED]
+    assert tape.marks.host[0] > 0
+
+
+@pytest.mark.parametrize("minutes", [0, 10])
+def test_after_ten_minutes_a_step_is_as_precise_as_after_one_second(host: FakeHost, minutes: int) -> None:
+    """One long generation: steps of 30 ms on the device, 20 ppm of drift, float32 elapsed times."""
+    device = FakeDevice(host, drift_ppm=20)
+    tape = Tape(device, now=host.now)
+    tape.anchor()
+    true: list[int] = []
+    length = 30 * MS
+    for n in range(30 + minutes * 2_000):
+        host.spend(length)
+        device.launch(length // 2)
+        tape.enter(1, n)
+        true.append(device.truth[tape._events[len(tape) - 1]])
+    after = tape.wait(fence := tape.fence())
+    tape.resolve()
+    waited = (after, tape.position(fence))
+    tape.anchor()
+    marks = tightest_marks(tape.marks.host, tape.marks.device)
+    fitted = fit_offset(
+        fit_rate(tape.anchors), tape.marks.device[0], Constraints(marks, [waited], tape.anchors, tape.chain_ns)
+    )
+    placed = [fitted(at) for at in tape.marks.device]
+    steps = [b - a for a, b in itertools.pairwise(placed)]
+    truth = [b - a for a, b in itertools.pairwise(true)]
+    errors = [abs(a - b) for a, b in zip(steps, truth, strict=True)]
+    assert max(errors[-20:]) <= 200, "the last steps are off by more than float32 at one second explains"
+    assert max(abs(a - b) for a, b in zip(placed, true, strict=True)) <= fitted.bound_ns
