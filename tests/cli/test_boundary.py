@@ -81,6 +81,13 @@ def test_help_lists_the_commands_and_names_the_first_thing_to_type(type_in) -> N
     assert {"record", "summary"} <= set(typed.out.split())
 
 
+def test_no_command_at_all_shows_the_help_and_is_a_usage_error(type_in) -> None:
+    typed = type_in()
+
+    assert (typed.code, typed.out) == (2, "")
+    assert "vlmtrace record --demo" in typed.err
+
+
 def test_a_reader_that_goes_away_is_no_error_to_speak_of() -> None:
     shown = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m vlmtrace record --help | head -c 1 > /dev/null"],

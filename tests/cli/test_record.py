@@ -40,6 +40,11 @@ if __name__ == "__main__":
 """
 
 
+def _tiny() -> tuple[object, ...]:
+    """A model that answers in a moment, and what it is asked about."""
+    return ("--model", saved("llava"), "--image-size", "32x32", *_QUICK)
+
+
 @pytest.fixture
 def job(folder: Path) -> Path:
     path = folder / "job.py"
@@ -63,7 +68,7 @@ def test_the_demo_writes_a_trace_shows_the_stages_and_names_the_next_command(typ
 
 
 def test_every_repeat_does_the_whole_request(type_in, folder: Path) -> None:
-    type_in("record", "--demo", *_QUICK, "-o", "a.json")
+    type_in("record", *_tiny(), "-o", "a.json")
 
     counted = Counter(span.name for span in api.load("a.json").spans)
     assert counted[names.PREPROCESS] == counted[names.GENERATE] == counted[names.DETOKENIZE] == 3
@@ -135,8 +140,8 @@ def test_random_weights_are_titled_so(type_in, folder: Path) -> None:
 
 
 def test_text_is_stored_only_when_it_is_to_be_kept(type_in, folder: Path) -> None:
-    type_in("record", "--demo", *_QUICK, "--prompt", "Colourless green ideas", "-o", "hashed.json")
-    type_in("record", "--demo", *_QUICK, "--prompt", "Colourless green ideas", "--keep-text", "-o", "kept.json")
+    type_in("record", *_tiny(), "--prompt", "Colourless green ideas", "-o", "hashed.json")
+    type_in("record", *_tiny(), "--prompt", "Colourless green ideas", "--keep-text", "-o", "kept.json")
 
     assert "Colourless" not in (folder / "hashed.json").read_text()
     assert "Colourless" in (folder / "kept.json").read_text()
@@ -153,7 +158,7 @@ def test_a_dry_run_shows_the_tree_needs_no_weights_and_writes_nothing(type_in, f
 
 def test_the_trace_can_go_to_stdout_and_the_table_makes_way(folder: Path) -> None:
     shown = subprocess.run(
-        [sys.executable, "-m", "vlmtrace", "record", "--demo", *map(str, _QUICK), "-o", "-"],
+        [sys.executable, "-m", "vlmtrace", "record", *map(str, _tiny()), "-o", "-"],
         cwd=folder, env=_environment(), capture_output=True, timeout=120, check=False,
     )  # fmt: skip
 
@@ -164,7 +169,7 @@ def test_the_trace_can_go_to_stdout_and_the_table_makes_way(folder: Path) -> Non
 
 
 def test_quiet_leaves_stderr_empty(type_in) -> None:
-    typed = type_in("record", "--demo", *_QUICK, "--quiet")
+    typed = type_in("record", *_tiny(), "--quiet")
 
     assert (typed.code, typed.err) == (0, "")
     assert "prefill" in typed.out
@@ -254,11 +259,11 @@ def test_ctrl_c_while_a_model_runs_keeps_what_was_recorded(type_in, folder: Path
         return ask(self, batch)
 
     monkeypatch.setattr(workload.Asker, "ask", interrupted)
-    typed = type_in("record", "--demo", *_QUICK)
+    typed = type_in("record", *_tiny())
 
     assert typed.code == 130
     assert typed.err.endswith("vlmtrace: error: interrupted\n")
-    made = api.load("demo-001.pftrace")
+    made = api.load("llava-001.pftrace")
     assert len(made.generations) == 2
     assert made.incomplete == "KeyboardInterrupt"
 

@@ -9,21 +9,25 @@ import click
 from vlmtrace.cli import boundary
 from vlmtrace.cli.record import record
 from vlmtrace.cli.summary import summary
+from vlmtrace.errors import EXIT_USAGE
 
 __all__ = ["main", "vlmtrace"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="vlmtrace", prog_name="vlmtrace")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error (also: VLMTRACE_DEBUG=1).")
 @click.pass_context
-def vlmtrace(context: click.Context, debug: bool) -> None:
+def vlmtrace(context: click.Context, debug: bool) -> int:
     """Where a vision-language model spends its time: vision, prefill and decode of one real generate().
 
     Start with: vlmtrace record --demo
     """
     state = context.ensure_object(boundary.State)
     state.debug = state.debug or debug
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+    return EXIT_USAGE
 
 
 vlmtrace.add_command(record)

@@ -54,21 +54,27 @@ def _model_options(command: C) -> C:
             metavar="JSONL",
             help="Samples, one JSON object a line: prompt, image, id, max_new_tokens.",
         ),
-        click.option("--dtype", type=click.Choice(loading.DTYPES), default="auto", show_default=True),
+        click.option("--dtype", type=click.Choice(loading.DTYPES), default="auto"),
         click.option("--device", metavar="cpu|cuda[:N]", help="Default: the GPU, if there is one."),
         click.option("--attn", metavar="NAME", help="Attention implementation, such as sdpa or flash_attention_2."),
         click.option("--random-weights", is_flag=True, help="Build the model from its config, without its weights."),
         click.option("--trust-remote-code", is_flag=True, help="Let the model's repository run code of its own."),
-        click.option("--batch", type=count, default=1, show_default=True, help="Samples in one request."),
-        click.option("--max-new-tokens", type=count, default=32, show_default=True),
+        click.option("--batch", type=count, metavar="N", default=1, help="Samples in one request."),
+        click.option("--max-new-tokens", type=count, metavar="N", default=32),
         click.option("--ignore-eos", is_flag=True, help="Always generate --max-new-tokens."),
         click.option("--cache", type=click.Choice(("dynamic", "static")), help="KV cache. Default: the model's own."),
         click.option("--sample", is_flag=True, help="Draw tokens at random instead of greedily."),
         click.option(
-            "--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Untimed requests first."
+            "--warmup",
+            type=click.IntRange(min=0),
+            metavar="N",
+            default=2,
+            help="Untimed requests first.",
         ),
-        click.option("--repeats", type=count, help="Timed requests. Default: 10; with --inputs 1 for each sample."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option(
+            "--repeats", type=count, metavar="N", help="Timed requests. Default: 10; with --inputs 1 for each sample."
+        ),
+        click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0),
         click.option(
             "--dry-run", is_flag=True, help="Show what would be traced, as a tree; load no weights, run nothing."
         ),
@@ -79,7 +85,7 @@ def _model_options(command: C) -> C:
 def _trace_options(command: C) -> C:
     """The options that say what is traced and what becomes of it."""
     options = (
-        click.option("--detail", type=click.Choice(_DETAILS), default="stage", show_default=True),
+        click.option("--detail", type=click.Choice(_DETAILS), default="stage"),
         click.option("--stage", "stages", multiple=True, metavar="NAME=PATH", help="Say where a stage is. Repeatable."),
         click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Store a label. Repeatable."),
         click.option("--keep-text", is_flag=True, help="Store prompts and outputs, not only their hash and length."),
@@ -96,7 +102,7 @@ def _all(options: tuple[Callable[[C], C], ...], command: C) -> C:
     return functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command(context_settings={"allow_interspersed_args": False, "show_default": True})
 @_model_options
 @_trace_options
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- PROGRAM ARGS...]")

@@ -16,11 +16,9 @@ from vlmtrace.report import FORMATS, SummaryTable, render
 __all__ = ["show", "summary"]
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
-@click.option(
-    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show the summary."
-)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="How to show the summary.")
 def summary(files: tuple[Path, ...], form: str) -> None:
     """Show where the time went in each trace FILE (default: the newest one in this folder).
 
