@@ -98,6 +98,7 @@ def stage_tree(generate: Node, detail: str) -> Node:
     """
     raw = list(_hoisted(generate.children))
     generate.children = [node for node in raw if node.name in _STAGES]
+    mine = [node for node in raw if node.name not in _STAGES]
     _join_vision(generate)
     for node in generate.children:
         if node.name in _FORWARDS:
@@ -105,8 +106,7 @@ def stage_tree(generate: Node, detail: str) -> Node:
             _merge_span(node)
     tokens = [node for node in generate.children if node.name == names.TOKEN]
     tiles = _with_rest(generate, list(_runs(generate.children)), tokens)
-    loose = [node for node in raw if node.name not in _STAGES and not _adopt(tiles, node)]
-    generate.children = tiles + loose
+    generate.children = tiles + [node for node in mine if not _adopt(tiles, node)]
     _note_encoder_exit(generate)
     _prune(generate, _FINER[detail])
     generate.children.extend(tokens)

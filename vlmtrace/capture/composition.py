@@ -145,10 +145,7 @@ class _Composer:
     def _forest(self, voice: Voice) -> list[Node]:
         """The spans of one voice; each generation's boundaries have become its stages."""
         tape = voice.tape
-        if tape.clock is not None:
-            voice.anchor()
-        else:
-            tape.resolve()
+        voice.anchor()
         tape.close()
         own = [ended for ended in self.ended if ended.voice is voice]
         roots = forest(tape.marks, self._axis(voice, own), self.recorder.texts.__getitem__)
@@ -224,6 +221,8 @@ class _Composer:
                 token.args["appended"] = appended
             token.args["length"] = length
         _number_steps(generate, tokens, knows_cache)
+        if ended.error is not None:
+            _mark_unfinished(generate, tokens)
         for node in generate.children:
             if node.name == names.PREFILL and knows_cache:
                 node.args["kv"] = ended.prompt_tokens
@@ -342,3 +341,11 @@ def _number_steps(generate: Node, tokens: Sequence[Node], knows_cache: bool) -> 
         if knows_cache and before:
             step.args["kv"] = tokens[before - 1].args["length"]
         step.args["tokens"] = before
+
+
+def _mark_unfinished(generate: Node, tokens: Sequence[Node]) -> None:
+    """In a generation that was ended by an error, a forward that no token came of did not finish its work."""
+    last = tokens[-1].begin[0] if tokens else generate.begin[0]
+    for node in generate.walk():
+        if node.name in (names.PREFILL, names.STEP, names.DECODE) and node.end[0] > last:
+            node.incomplete = True

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from vlmtrace.capture.attachment import CURRENT, Observed, span_hooks
-from vlmtrace.capture.clocks import DeviceClock, clock_of
+from vlmtrace.capture.clocks import DeviceClock, clock_of, monotonic_ns
 from vlmtrace.capture.listeners import Fanout, Listener, NvtxRanges
 from vlmtrace.capture.tape import Tape
 from vlmtrace.timeline import names
 
-__all__ = ["Lane", "Lanes", "Voice"]
+__all__ = ["Lane", "Lanes", "Voice", "settle_device"]
 
 _ROOM: Final = 2048
 _STALE_NS: Final = 1_000_000_000
@@ -37,6 +37,7 @@ class Voice:
     listener: Listener
     mark_ns: int = 0
     range_ns: int = 0
+    lost: bool = False
 
     @property
     def depth(self) -> int:
@@ -61,18 +62,27 @@ class Voice:
             self.ranges.leave(kind)
 
     def anchor(self) -> None:
-        """Read both clocks together; what was marked before is settled first, as the device must be idle."""
-        if self.tape.clock is None:
+        """Read both clocks together; what was marked before is settled first, as the device must be idle.
+
+        A device that answers with an error is lost from then on: host times are all that is left.
+        """
+        tape = self.tape
+        if tape.clock is None or self.lost:
+            tape.lose()
             return
-        with self.range(names.KIND_OF[names.ANCHOR]):
-            if len(self.tape):
-                self.tape.wait(self.tape.fence())
-                self.tape.resolve()
-            self.tape.anchor()
+        try:
+            with self.range(names.KIND_OF[names.ANCHOR]):
+                if len(tape):
+                    tape.wait(tape.fence())
+                    tape.resolve()
+                tape.anchor()
+        except RuntimeError:
+            self.lost = True
+            tape.lose()
 
     def anchor_if_stale(self) -> None:
         anchors = self.tape.anchors
-        if not anchors or time.monotonic_ns() - anchors[-1].host_after > _STALE_NS:
+        if not anchors or monotonic_ns() - anchors[-1].host_after > _STALE_NS:
             self.anchor()
 
 
@@ -121,7 +131,7 @@ class Lanes:
             if device is not None and device not in self._clocks:
                 self._clocks[device] = clock_of(device)
             clock = None if device is None else self._clocks[device]
-        tape = Tape(clock, _ROOM)
+        tape = Tape(clock, _ROOM, monotonic_ns)
         ranges = None if self._domain is None else NvtxRanges(self._domain, self._texts)
         listener: Listener = tape if ranges is None else Fanout(tape, ranges)
         voice = Voice(tape, ranges, listener)
@@ -130,12 +140,17 @@ class Lanes:
             voice.range_ns = _range_cost(ranges)
         if clock is not None:
             # Nothing marked while calibrating is kept, and the first anchor must follow all of it.
-            torch.cuda.synchronize(device)
+            settle_device(device)
             tape.discard()
             voice.anchor()
         else:
             tape.discard()
         return voice
+
+
+def settle_device(device: int | None) -> None:
+    """Wait until a device has done all that was asked of it; only outside of generations."""
+    torch.cuda.synchronize(device)
 
 
 def _mark_cost(tape: Tape) -> int:

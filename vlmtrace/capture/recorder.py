@@ -303,6 +303,7 @@ class Recorder:
             else:
                 voice.tape.resolve()
         except RuntimeError as error:  # the device is lost: keep what the host saw, and let the program hear of it
+            voice.lost = True
             voice.tape.lose()
             ended.error = ended.error or f"device times lost: {error}"
             host_ids = None

@@ -189,7 +189,7 @@ class Tape:
     def lose(self) -> None:
         """Move what was marked to :attr:`marks` without device times: the device is lost, the host times are not."""
         count = self._count
-        clock, self.clock = self.clock, None
+        clock, self.clock = self.clock, None  # resolves as on the host's clock
         self.resolve()
         self.clock = clock
         if clock is not None:

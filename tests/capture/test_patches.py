@@ -1,0 +1,110 @@
+"""Class-level patches: found wherever a class defines the method, whenever it is defined, and put back."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from vlmtrace.capture.patches import Family, Patches
+
+SOURCE = '''
+class Base:
+    seen = []
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        Base.seen.append(cls.__name__)
+    def run(self, x):
+        """Runs."""
+        return ("base", x)
+
+class Child(Base):
+    def run(self, x):
+        return ("child", super().run(x))
+
+class Plain:
+    def run(self, x):
+        return x
+'''
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "patched_module.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    yield "patched_module"
+    sys.modules.pop("patched_module", None)
+
+
+def patches(name: str, told: list[str], base: str = "Base") -> Patches:
+    def around(original: Any, owner: Any, args: Any, kwargs: Any) -> Any:
+        told.append(type(owner).__name__)
+        return original(owner, *args, **kwargs)
+
+    return Patches([Family(name, base, {"run": around})])
+
+
+def classes(module: ModuleType) -> list[object]:
+    return [cls.__dict__.get(n) for cls in (module.Base, module.Child) for n in ("run", "__init_subclass__")]
+
+
+def test_every_class_that_defines_the_method_is_wrapped_and_results_pass_through(source: str) -> None:
+    module = importlib.import_module(source)
+    before, told = classes(module), []
+    patched = patches(source, told)
+    patched.install()
+    assert module.Child().run(1) == ("child", ("base", 1))
+    assert told == ["Child", "Child"], "the subclass's method and the one it defers to"
+    assert module.Base.run.__doc__ == "Runs."
+    patched.remove()
+    assert classes(module) == before
+
+
+def test_a_class_defined_while_installed_is_wrapped_and_put_back(source: str) -> None:
+    module = importlib.import_module(source)
+    told: list[str] = []
+    patched = patches(source, told)
+    patched.install()
+    late = type("Late", (module.Base,), {"run": lambda self, x: ("late", x)})
+    original = late.__dict__["run"].__wrapped__
+    assert late().run(2) == ("late", 2)
+    patched.remove()
+    assert told == ["Late"]
+    assert late.__dict__["run"] is original
+    assert module.Base.seen[-1] == "Late", "what the base does with its subclasses still happens"
+
+
+def test_a_class_without_an_own_hook_for_subclasses_gets_none_left(source: str) -> None:
+    module = importlib.import_module(source)
+    patched = patches(source, [], "Plain")
+    patched.install()
+    patched.remove()
+    assert "__init_subclass__" not in module.Plain.__dict__
+
+
+def test_a_module_imported_later_is_patched_when_it_has_run_and_keeps_its_own_loader(source: str) -> None:
+    told: list[str] = []
+    patched = patches(source, told)
+    patched.install()
+    assert source not in sys.modules, "installing imports nothing"
+    module = importlib.import_module(source)
+    assert module.Base().run(3) == ("base", 3)
+    assert told == ["Base"]
+    assert type(module.__loader__).__name__ == "SourceFileLoader"
+    assert module.__spec__ is not None
+    assert module.__spec__.loader is module.__loader__
+    patched.remove()
+
+
+def test_removing_leaves_no_finder(source: str) -> None:
+    before = list(sys.meta_path)
+    patched = patches(source, [])
+    patched.install()
+    patched.remove()
+    assert sys.meta_path == before
