@@ -101,6 +101,15 @@ def test_a_launch_that_cuts_across_a_host_span_goes_to_a_lane_of_its_own() -> No
     assert "tiny / Host: MainThread, launches" in titles(recording)
 
 
+def test_a_launch_that_outlives_the_host_span_it_began_in_goes_to_a_lane_of_its_own() -> None:
+    builder = SpansBuilder()
+    builder.add(NewSpan(names.WAIT, 1, (ORIGIN, ORIGIN + 10)))
+    builder.add(NewSpan(names.VISION, 0, (ORIGIN + 20, ORIGIN + 30), (ORIGIN + 5, ORIGIN + 15)))
+    tracks = (Track("stages", 0, 5, "MainThread"), Track("host", None, 5, "MainThread"))
+    recording = replace(with_tracks(*tracks), spans=builder.freeze()[0])
+    assert [launch.lane for launch in launches(recording)] == [1]
+
+
 def test_launches_of_a_thread_without_host_spans_have_a_row() -> None:
     builder = SpansBuilder()
     builder.add(NewSpan(names.VISION, 0, (ORIGIN + 20, ORIGIN + 30), (ORIGIN, ORIGIN + 10)))
