@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from vlmtrace.capture.anatomy import Anatomy
+from vlmtrace.capture.discovery.anatomy import Anatomy
 from vlmtrace.capture.listeners import Listener
 from vlmtrace.timeline import names
 from vlmtrace.timeline.spans import NONE

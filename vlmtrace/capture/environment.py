@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vlmtrace.capture.anatomy import Anatomy
+from vlmtrace.capture.discovery.anatomy import Anatomy
 from vlmtrace.timeline.recording import Json, TracedModel
 
 __all__ = ["describe_model", "environment"]

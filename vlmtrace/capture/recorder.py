@@ -21,10 +21,10 @@ import torch
 from torch import nn
 
 from vlmtrace.capture import outcome
-from vlmtrace.capture.anatomy import Anatomy
 from vlmtrace.capture.attachment import CURRENT, Attachment, Observed
 from vlmtrace.capture.composition import Ended, compose
-from vlmtrace.capture.discovery import discover
+from vlmtrace.capture.discovery.anatomy import Anatomy
+from vlmtrace.capture.discovery.search import discover
 from vlmtrace.capture.environment import describe_model, environment
 from vlmtrace.capture.lanes import Lanes, Voice
 from vlmtrace.capture.listeners import attached_nvtx_domain

@@ -155,7 +155,7 @@ def _check_one_way_in(context: click.Context, given: Mapping[str, Any]) -> None:
 
 def _record_model(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) -> int:
     """The demo or a model: everything that can be wrong is looked at before the weights are loaded."""
-    from vlmtrace.capture.discovery import discover
+    from vlmtrace.capture.discovery.search import discover
 
     name = demo.DEMO_NAME if given["use_demo"] else loading.short_name(given["model"])
     place = destination.choose(given["output"], name, force=given["force"])
@@ -206,7 +206,7 @@ def _record_program(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk
 
 
 def _dry_run(given: Mapping[str, Any], talk: Talk) -> int:
-    from vlmtrace.capture.discovery import discover
+    from vlmtrace.capture.discovery.search import discover
     from vlmtrace.capture.environment import describe_model
 
     stages = _stages(given)

@@ -9,10 +9,10 @@ import torch
 import transformers
 from torch import nn
 
-from tests.capture.expected_parts import BARE, TINY, found_in, lists
+from tests.capture.discovery.expected_parts import BARE, TINY, found_in, lists
 from tests.models import NAMES, TEXT_ONLY, bare, build
-from vlmtrace.capture.anatomy import Anatomy, Part
-from vlmtrace.capture.discovery import discover
+from vlmtrace.capture.discovery.anatomy import Anatomy, Part
+from vlmtrace.capture.discovery.search import discover
 from vlmtrace.timeline import names
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from torch import nn
 
-from vlmtrace.capture.module_tree import peel
+from vlmtrace.capture.discovery.module_tree import peel
 
 __all__ = ["Reach", "Touch", "class_function", "reach"]
 

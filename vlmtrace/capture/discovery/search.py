@@ -12,11 +12,11 @@ from types import MappingProxyType
 
 from torch import nn
 
-from vlmtrace.capture.anatomy import Anatomy
-from vlmtrace.capture.language_side import VISION, LanguageSide
-from vlmtrace.capture.module_tree import ModuleTree, peel
-from vlmtrace.capture.stage_paths import given_parts
-from vlmtrace.capture.vision_side import VisionSide
+from vlmtrace.capture.discovery.anatomy import Anatomy
+from vlmtrace.capture.discovery.language_side import VISION, LanguageSide
+from vlmtrace.capture.discovery.module_tree import ModuleTree, peel
+from vlmtrace.capture.discovery.stage_paths import given_parts
+from vlmtrace.capture.discovery.vision_side import VisionSide
 
 __all__ = ["discover"]
 

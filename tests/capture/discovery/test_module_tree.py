@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from vlmtrace.capture.module_tree import ModuleTree, children, peel, within
+from vlmtrace.capture.discovery.module_tree import ModuleTree, children, peel, within
 
 _NAMES = st.sampled_from(["a", "b", "ab", "0", "model"])
 _TREES: st.SearchStrategy[Any] = st.recursive(

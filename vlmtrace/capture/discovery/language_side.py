@@ -9,10 +9,10 @@ from typing import Final
 
 from torch import nn
 
-from vlmtrace.capture.anatomy import Part
-from vlmtrace.capture.module_tree import ModuleTree, children, peel, within
-from vlmtrace.capture.stage_paths import LANGUAGE_MODEL, unfolded
-from vlmtrace.capture.touches import class_function, reach
+from vlmtrace.capture.discovery.anatomy import Part
+from vlmtrace.capture.discovery.module_tree import ModuleTree, children, peel, within
+from vlmtrace.capture.discovery.stage_paths import LANGUAGE_MODEL, unfolded
+from vlmtrace.capture.discovery.touches import class_function, reach
 from vlmtrace.timeline import names
 
 __all__ = ["FEATURE_METHODS", "SOUND", "VISION", "LanguageSide", "ask", "blocks_below", "overrides_generate"]

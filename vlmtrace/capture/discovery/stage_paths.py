@@ -8,8 +8,8 @@ from typing import Final
 
 from torch import nn
 
-from vlmtrace.capture.anatomy import Part
-from vlmtrace.capture.module_tree import ModuleTree, children, peel
+from vlmtrace.capture.discovery.anatomy import Part
+from vlmtrace.capture.discovery.module_tree import ModuleTree, children, peel
 from vlmtrace.errors import UsageError
 from vlmtrace.timeline import names
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import transformers
 
-from vlmtrace.capture.anatomy import Anatomy, Part
+from vlmtrace.capture.discovery.anatomy import Anatomy, Part
 
 __all__ = ["BARE", "TINY", "Expected", "found_in", "lists"]
 

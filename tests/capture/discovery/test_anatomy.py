@@ -6,8 +6,8 @@ import pytest
 from torch import nn
 
 from tests.models import build
-from vlmtrace.capture.anatomy import Anatomy, Part
-from vlmtrace.capture.discovery import discover
+from vlmtrace.capture.discovery.anatomy import Anatomy, Part
+from vlmtrace.capture.discovery.search import discover
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import FoundStage
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from vlmtrace.capture.module_tree import within
+from vlmtrace.capture.discovery.module_tree import within
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import FoundStage
 

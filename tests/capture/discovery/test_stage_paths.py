@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.capture.expected_parts import found_in
+from tests.capture.discovery.expected_parts import found_in
 from tests.models import build
-from vlmtrace.capture.discovery import discover
+from vlmtrace.capture.discovery.search import discover
 from vlmtrace.errors import UsageError
 from vlmtrace.timeline import names
 

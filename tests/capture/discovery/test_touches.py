@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmtrace.capture.touches import reach
+from vlmtrace.capture.discovery.touches import reach
 
 
 class Core(nn.Module):

@@ -13,8 +13,8 @@ import pytest
 from torch import nn
 
 from tests.models import NAMES, VISION_MODELS, build
-from vlmtrace.capture.discovery import discover
-from vlmtrace.capture.module_tree import within
+from vlmtrace.capture.discovery.module_tree import within
+from vlmtrace.capture.discovery.search import discover
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Final
 
 from torch import nn
 
-from vlmtrace.capture.anatomy import FeatureMethod, Part
-from vlmtrace.capture.language_side import (
+from vlmtrace.capture.discovery.anatomy import FeatureMethod, Part
+from vlmtrace.capture.discovery.language_side import (
     FEATURE_METHODS,
     SOUND,
     VISION,
@@ -19,9 +19,9 @@ from vlmtrace.capture.language_side import (
     blocks_below,
     overrides_generate,
 )
-from vlmtrace.capture.module_tree import children, peel, within
-from vlmtrace.capture.stage_paths import unfolded
-from vlmtrace.capture.touches import Reach, Touch, class_function, reach
+from vlmtrace.capture.discovery.module_tree import children, peel, within
+from vlmtrace.capture.discovery.stage_paths import unfolded
+from vlmtrace.capture.discovery.touches import Reach, Touch, class_function, reach
 from vlmtrace.timeline import names
 
 __all__ = ["VisionSide"]
