@@ -72,11 +72,13 @@ def trace(
     stages: Mapping[str, str | tuple[str, ...]] | None = None,
     name: str = "recording",
     keep_text: bool = False,
+    random_weights: bool = False,
 ) -> Session:
     """Record every ``generate()`` of ``model`` (of any model, without one) inside a ``with`` block.
 
     ``detail`` is ``stage``, ``module`` or ``layer``. ``stages`` names modules that discovery does not find:
     ``{"vision": "model.vision_backbone"}``. ``keep_text`` stores decoded text; else outputs are kept as hashes.
+    ``random_weights`` says that the weights are random, and so do the summary and the trace.
 
     Raises:
         UsageError: for an unknown detail or a stage path that the model does not have.
@@ -88,7 +90,9 @@ def trace(
         raise UsageError(f"detail {detail!r} is none", f"choose one of {', '.join(DETAILS)}")
     paths = {stage: (path,) if isinstance(path, str) else tuple(path) for stage, path in (stages or {}).items()}
     options = RecorderOptions(name, detail, paths, keep_text)
-    return Session(Recorder(options, None if model is None else [model]))
+    recorder = Recorder(options, None if model is None else [model])
+    recorder.random_weights = random_weights
+    return Session(recorder)
 
 
 @contextlib.contextmanager

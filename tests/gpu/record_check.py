@@ -33,19 +33,21 @@ def generate(model: Any, inputs: Any, new: int, around: Any = None) -> list[list
 
 
 def tokens(options: argparse.Namespace) -> None:
-    """Identical token ids with and without tracing, at each detail; the identities hold or ``finish`` raises."""
+    """Identical token ids with and without tracing, at each detail; the identities hold or ``finish`` raises.
+
+    In float32: with random weights the best tokens are nearly tied, and in bfloat16 the H100's own matrix products
+    differ enough from run to run to turn them around, traced or not.
+    """
     import random_vlm
     import torch
     import transformers
 
     import vlmtrace
-    from vlmtrace.analysis.summary import summarise
-    from vlmtrace.report import render
 
-    model = random_vlm.build(options.shape, "cuda", torch.bfloat16)
+    model = random_vlm.build(options.shape, "cuda", getattr(torch, options.dtype))
     inputs = random_vlm.make_inputs(model, options.shape)
-    for _ in range(2):
-        expected = generate(model, inputs, options.new)
+    untraced = [generate(model, inputs, options.new) for _ in range(options.repeats)]
+    expected = untraced[-1]
     for detail in ("stage", "module", "layer"):
         with vlmtrace.trace(model, detail=detail, name=options.shape) as session:
             made = [generate(model, inputs, options.new) for _ in range(options.repeats)]
@@ -63,6 +65,9 @@ def tokens(options: argparse.Namespace) -> None:
             "transformers": transformers.__version__,
             "torch": torch.__version__,
             "gpu": torch.cuda.get_device_name(),
+            "dtype": options.dtype,
+            "parameters": recording.models[0].parameters,
+            "untraced_agree": all(ids == expected for ids in untraced),
             "same_tokens": same,
             "generations": len(recording.generations),
             "new_tokens": next(g.new_tokens for g in recording.generations),
@@ -77,12 +82,9 @@ def tokens(options: argparse.Namespace) -> None:
             "names": Counter(span.name for span in recording.spans),
         }
         print(json.dumps(result), flush=True)
+        assert result["untraced_agree"], "untraced runs do not even agree with each other"
         assert same, "tokens differ with tracing"
         assert len(recording.generations) == options.repeats
-        if options.out:
-            session.save(Path(options.out) / f"{options.shape}-{detail}-{transformers.__version__}.pftrace", force=True)
-        if detail == "stage":
-            print(render(summarise(recording), "table"), flush=True)
 
 
 def syncs(options: argparse.Namespace) -> None:
@@ -137,7 +139,7 @@ def main() -> None:
         command.add_argument("--shape", default="qwen2.5-vl-7b")
         command.add_argument("--repeats", type=int, default=5)
         command.add_argument("--new", type=int, default=32)
-        command.add_argument("--out")
+        command.add_argument("--dtype", default="float32")
         command.set_defaults(run=run)
     command = commands.add_parser("count")
     command.add_argument("report")

@@ -30,7 +30,7 @@ __all__ = ["record"]
 
 _DETAILS: Final = ("stage", "module", "layer")
 _DEFAULT_PROMPT: Final = "Describe this image."
-_WEIGHTS: Final = frozenset(("dtype", "attn", "trust_remote_code", "random_weights"))
+_WEIGHTS: Final = frozenset(("dtype", "attn", "trust_remote_code"))
 _SAMPLES: Final = frozenset(("images", "image_size", "prompt", "inputs"))
 _ANY_MODEL: Final = _WEIGHTS | _SAMPLES | {
     "device", "batch", "max_new_tokens", "ignore_eos", "cache", "sample", "warmup", "repeats", "seed", "dry_run",
@@ -57,7 +57,11 @@ def _model_options(command: C) -> C:
         click.option("--dtype", type=click.Choice(loading.DTYPES), default="auto"),
         click.option("--device", metavar="cpu|cuda[:N]", help="Default: the GPU, if there is one."),
         click.option("--attn", metavar="NAME", help="Attention implementation, such as sdpa or flash_attention_2."),
-        click.option("--random-weights", is_flag=True, help="Build the model from its config, without its weights."),
+        click.option(
+            "--random-weights",
+            is_flag=True,
+            help="Build the model from its config, without its weights. With a program: say that its weights are so.",
+        ),
         click.option("--trust-remote-code", is_flag=True, help="Let the model's repository run code of its own."),
         click.option("--batch", type=count, metavar="N", default=1, help="Samples in one request."),
         click.option("--max-new-tokens", type=count, metavar="N", default=32),
@@ -194,6 +198,7 @@ def _record_program(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk
     place = destination.choose(given["output"], job.name, force=given["force"])
     recorder = _recorder(job.name, given, _stages(given), None)
     recorder.workload = facts
+    recorder.random_weights = given["random_weights"]
     with recorder:
         outcome = program.run(job)
     recording = recorder.finish(outcome.error)
