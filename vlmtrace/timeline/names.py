@@ -11,6 +11,7 @@ from typing import Final
 
 __all__ = [
     "ANCHOR",
+    "CALIBRATE",
     "DECODE",
     "DETOKENIZE",
     "DOMAIN",
@@ -72,6 +73,7 @@ TOKEN: Final = "token"
 DETOKENIZE: Final = "detokenize"
 WAIT: Final = "wait"
 ANCHOR: Final = "anchor"
+CALIBRATE: Final = "calibrate"
 RECORDING: Final = "recording"
 WARMUP: Final = "warmup"
 
@@ -92,6 +94,7 @@ KINDS: Final = (
     DETOKENIZE,
     WAIT,
     ANCHOR,
+    CALIBRATE,
     WARMUP,
     RECORDING,
 )
