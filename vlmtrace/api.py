@@ -1,4 +1,4 @@
-"""The Python interface: ``trace()``, ``span()``, ``tag()``, ``load()`` and ``save()``; where capture meets the rest."""
+"""The Python interface: ``trace()``, ``span()``, ``tag()``, ``load()``, ``render()`` and ``save()``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from vlmtrace import formats
+from vlmtrace import formats, report
 from vlmtrace.analysis.summary import Summary, summarise
 from vlmtrace.errors import UsageError, VlmtraceError
 from vlmtrace.timeline.recording import Json, Recording
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from vlmtrace.capture.recorder import Recorder
 
-__all__ = ["Session", "load", "save", "span", "tag", "trace"]
+__all__ = ["Session", "load", "render", "save", "span", "tag", "trace"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,8 +57,12 @@ class Session:
         return self._recording
 
     def summary(self) -> Summary:
-        """Stage times, metrics and findings of the recording; ``print()`` it, or read its fields."""
+        """Stage times, metrics and findings of the recording, as numbers; :meth:`render` makes text of them."""
         return summarise(self.recording)
+
+    def render(self, form: str = "table") -> str:
+        """The summary as text: see :func:`render`."""
+        return render(self.recording, form)
 
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write the trace: ``.pftrace``, ``.json`` or ``.json.gz``. See :func:`save`."""
@@ -162,6 +166,17 @@ def load(path: str | Path) -> Recording:
         return formats.read(path)
     except OSError as error:
         raise VlmtraceError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
+def render(recording: Recording, form: str = "table") -> str:
+    """A recording's summary as text: ``table`` (as the command shows it), ``markdown`` or ``json`` (versioned).
+
+    Raises:
+        UsageError: for another form.
+    """
+    if form not in report.FORMATS:
+        raise UsageError(f"form {form!r} is none", f"choose one of {', '.join(report.FORMATS)}")
+    return report.render(summarise(recording), form)
 
 
 def save(recording: Recording, path: str | Path, *, force: bool = False) -> Path:
