@@ -1,12 +1,16 @@
-"""What holds for every test: nothing is left behind in the process."""
+"""What holds for every test: nothing is left behind in the process, and every trace written is one Perfetto accepts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.leftovers import leftovers, snapshot
+from tests.written_traces import check_written_traces
+
+pytest.register_assert_rewrite("tests.importer")
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +20,13 @@ def nothing_is_left_behind() -> Iterator[None]:
     yield
     found = leftovers(before)
     assert not found, "left behind: " + "; ".join(found)
+
+
+@pytest.fixture(autouse=True)
+def every_written_trace_is_clean(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that wrote a trace in which Perfetto's importer finds other than vlmtrace: see
+    :mod:`tests.written_traces`."""
+    folder: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    if folder is not None:
+        check_written_traces(folder)

@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 import viztracer  # type: ignore[import-untyped]
 import wasmtime
 
-from vlmtrace.formats.chrome import OPENING
 from vlmtrace.formats.layout import layout_of
 from vlmtrace.formats.slices import earliest, series, slices
 from vlmtrace.timeline import names
@@ -282,6 +281,6 @@ def assert_clean(path: Path, recording: Recording) -> TraceProcessor:
 
 def _base(path: Path, recording: Recording) -> int:
     """What the file's times count from: Chrome's from the origin, Perfetto's are the axis itself."""
-    if not path.read_bytes().startswith((OPENING.encode(), b"\x1f\x8b")):
+    if not path.read_bytes().startswith((b"{", b"\x1f\x8b")):
         return 0
     return min(recording.origin_ns, earliest(recording, layout_of(recording)))
