@@ -46,7 +46,7 @@ def check_written_traces(folder: Path) -> None:
             assert_clean(path, recording)
         except AssertionError as error:
             raise AssertionError(
-                f"Perfetto's importer does not find in {path.name} what was recorded: {error}"
+                f"in {path.name} Perfetto's importer finds other than was recorded: {error}"
             ) from error
         _seen.add(digest)
 
