@@ -12,11 +12,13 @@ from typing import Final
 __all__ = [
     "ANCHOR",
     "CALIBRATE",
+    "COMPILE",
     "DECODE",
     "DETOKENIZE",
     "DOMAIN",
     "ENCODER",
     "GAP",
+    "GC",
     "GENERATE",
     "H2D",
     "KINDS",
@@ -76,6 +78,8 @@ ANCHOR: Final = "anchor"
 CALIBRATE: Final = "calibrate"
 RECORDING: Final = "recording"
 WARMUP: Final = "warmup"
+GC: Final = "gc"
+COMPILE: Final = "compile"
 
 KINDS: Final = (
     GENERATE,
@@ -97,6 +101,8 @@ KINDS: Final = (
     CALIBRATE,
     WARMUP,
     RECORDING,
+    GC,
+    COMPILE,
 )
 KIND_OF: Final = {name: kind for kind, name in enumerate(KINDS)}
 
