@@ -9,7 +9,7 @@ from tests.synthetic import COLD, MS, Shape, recording
 from vlmtrace.analysis.findings import Finding, Slug
 from vlmtrace.analysis.summary import summarise
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import FoundStage, Recording
+from vlmtrace.timeline.recording import FoundStage, Recording, SyncSite
 
 FIVE = (Shape(lead=8 * MS),) * 5
 
@@ -96,6 +96,22 @@ def test_models_counted_together_are_told() -> None:
     made = recording(*FIVE)
     made = with_generation(replace(made, models=made.models * 2), 3, model=1)
     assert "2 models" in found(made)[Slug.SEVERAL_MODELS].evidence
+
+
+def test_a_synchronisation_in_a_stage_is_told_with_its_line_and_count_per_generation() -> None:
+    sites = (
+        SyncSite("a/tower.py", 7, "Tower.forward", names.ENCODER, 20),
+        SyncSite("a/model.py", 9, "Model.merge", names.MERGE, 4),
+        SyncSite("a/model.py", 1, "Model.join", names.VISION, 3),
+    )
+    finding = found(replace(recording(*FIVE), syncs=sites, audited=2))[Slug.SYNC_IN_STAGE]
+    assert "11.5 times in vision, 2 times in prefill per generation" in finding.evidence
+    assert "a/tower.py:7 (Tower.forward)" in finding.evidence
+
+
+def test_the_synchronisations_between_stages_are_no_finding() -> None:
+    between = tuple(SyncSite("a/model.py", 9, "sample", stage, 4) for stage in (names.GAP, *names.OTHER_PARTS))
+    assert found(replace(recording(*FIVE), syncs=between, audited=1)) == {}
 
 
 def test_findings_come_in_the_order_of_their_list() -> None:

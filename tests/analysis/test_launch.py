@@ -14,6 +14,7 @@ from vlmtrace.analysis.launch import Lead, Verdict, judge, leads
 from vlmtrace.analysis.measured import measure
 from vlmtrace.analysis.stages import gather
 from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import Recording, SyncSite
 
 parts = st.builds(Lead, st.integers(-(10**6), 10**9), st.integers(1, 10**9), st.integers(0, 10**6))
 
@@ -74,9 +75,44 @@ def test_a_prefill_is_judged_against_its_own_time() -> None:
     assert inside[names.PREFILL] == (Lead(200 * US, 20 * MS, 7),)
 
 
-def test_a_counted_synchronisation_in_a_step_is_known() -> None:
-    made = with_args(recording(Shape()), names.STEP, "syncs", lambda span: int(span.number == 1))
-    assert [part.synced for part in leads(gather(made)[0], 7)[names.DECODE]] == [False, True, False, False]
+def synced(made: Recording, *stages: str) -> Recording:
+    """``made`` with one synchronisation seen in each of ``stages``, in one audited generation."""
+    seen = (SyncSite("model.py", line, "forward", stage, 1) for line, stage in enumerate(stages, start=1))
+    return replace(made, syncs=tuple(seen), audited=1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "unknown"),
+    [
+        (names.VISION, names.VISION),
+        (names.ENCODER, names.VISION),
+        (names.PROJECTOR, names.VISION),
+        (names.PREFILL, names.PREFILL),
+        (names.MERGE, names.PREFILL),
+        (names.STEP, names.DECODE),
+    ],
+)
+def test_only_the_stage_of_an_audited_synchronisation_loses_its_verdict(stage: str, unknown: str) -> None:
+    (one,) = measure(synced(recording(Shape()), stage))
+    known = {judged: [part.synced for part in parts] for judged, parts in one.leads.items()}
+    assert known.pop(unknown) == [True] * len(one.leads[unknown])
+    assert not any(any(parts) for parts in known.values())
+
+
+@pytest.mark.parametrize("stage", [names.GAP, *names.OTHER_PARTS])
+def test_a_synchronisation_between_stages_leaves_every_verdict(stage: str) -> None:
+    (one,) = measure(synced(recording(Shape()), stage))
+    assert not any(part.synced for parts in one.leads.values() for part in parts)
+
+
+@pytest.mark.parametrize(("stage", "known"), [(names.VISION, False), (names.PROJECTOR, False), (names.ENCODER, True)])
+def test_a_vision_judged_up_to_its_encoders_exit_keeps_its_verdict_if_only_the_rest_waits(
+    stage: str, known: bool
+) -> None:
+    made = with_args(recording(Shape()), names.VISION, "encoder_ns", lambda _: 20 * MS)
+    made = with_args(made, names.VISION, "encoder_lead_ns", lambda _: 15 * MS)
+    (one,) = measure(synced(made, stage))
+    assert [part.synced for part in one.leads[names.VISION]] == [known]
 
 
 def test_on_the_hosts_clock_there_is_no_verdict() -> None:

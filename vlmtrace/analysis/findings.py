@@ -31,6 +31,7 @@ class Slug(StrEnum):
     ONE_TOKEN_OUTPUT = "one-token-output"
     FEW_REPEATS = "few-repeats"
     HOST_BOUND_DECODE = "host-bound-decode"
+    SYNC_IN_STAGE = "sync-in-stage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,28 @@ def _host_bound_decode(case: Case) -> Finding | None:
     )
 
 
+def _sync_in_stage(case: Case) -> Finding | None:
+    """Waits inside a stage only: between steps every generation has one, when it asks whether to stop."""
+    counts = dict.fromkeys((names.VISION, names.PREFILL, names.STEP), 0)
+    inside = []
+    for site in case.recording.syncs:
+        stage = site.stage if site.stage == names.STEP else site.stage.partition(".")[0]
+        if stage in counts:
+            counts[stage] += site.count
+            inside.append(site)
+    if not inside:
+        return None
+    told = ", ".join(
+        f"{count / case.recording.audited:.3g} times in {stage}" for stage, count in counts.items() if count
+    )
+    most = max(inside, key=lambda site: site.count)
+    return Finding(
+        Slug.SYNC_IN_STAGE,
+        f"the host waits for the GPU {told} per generation, most often at {most.file}:{most.line} ({most.function})",
+        "keep on the host what that line reads back, or read it back once",
+    )
+
+
 _FINDERS: Final[tuple[Callable[[Case], Finding | None], ...]] = (
     _incomplete,
     _no_vision,
@@ -139,6 +162,7 @@ _FINDERS: Final[tuple[Callable[[Case], Finding | None], ...]] = (
     _one_token_output,
     _few_repeats,
     _host_bound_decode,
+    _sync_in_stage,
 )
 
 

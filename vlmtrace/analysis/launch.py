@@ -7,7 +7,7 @@ ended each piece as soon as it was launched (host-bound).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -16,7 +16,7 @@ from vlmtrace.analysis.stages import StageSpans
 from vlmtrace.timeline import names
 from vlmtrace.timeline.spans import Span
 
-__all__ = ["GPU_FROM", "HOST_TO", "UNKNOWN_FROM", "Judgement", "Lead", "Verdict", "judge", "leads"]
+__all__ = ["GPU_FROM", "HOST_TO", "UNKNOWN_FROM", "Judgement", "Lead", "Verdict", "judge", "leads", "verdict_of"]
 
 GPU_FROM: Final = 0.5
 """GPU-bound from this lead on, as a part of the duration."""
@@ -24,6 +24,9 @@ HOST_TO: Final = 0.05
 """Host-bound up to this lead, as a part of the duration, or up to the clock's bound where that is larger."""
 UNKNOWN_FROM: Final = 0.25
 """No verdict where the clock's bound is a larger part of the duration than this."""
+
+_VISION_PARTS: Final = frozenset((names.VISION, names.ENCODER, names.PROJECTOR))
+_PREFILL_PARTS: Final = frozenset((names.PREFILL, names.MERGE))
 
 
 class Verdict(StrEnum):
@@ -68,40 +71,43 @@ def judge(parts: Sequence[Lead]) -> Judgement | None:
     if total.duration <= 0:
         return None
     return Judgement(
-        verdict=_verdict(total),
+        verdict=verdict_of(total),
         lead_share=total.lead / total.duration,
         bound_share=total.bound / total.duration,
         parts=len(parts),
-        host_bound_parts=sum(_verdict(part) is Verdict.HOST for part in parts),
+        host_bound_parts=sum(verdict_of(part) is Verdict.HOST for part in parts),
     )
 
 
-def leads(stages: StageSpans, bound: int) -> dict[str, tuple[Lead, ...]]:
+def leads(stages: StageSpans, bound: int, synced: Collection[str] = ()) -> dict[str, tuple[Lead, ...]]:
     """What is judged in one generation: its vision spans, its prefills, and for decode each of its steps.
 
-    ``bound`` is the generation's clock bound in ns. A vision is judged up to its encoder's exit where that was marked
-    (some models wait for the device behind it, still inside the stage); a prefill against its own time.
+    ``bound`` is the generation's clock bound in ns, ``synced`` the stages known to hold a synchronisation. A vision is
+    judged up to its encoder's exit where that was marked (some models wait for the device behind it, still inside the
+    stage; a wait in front of it only sets where the lead starts from); a prefill against its own time.
     """
     inside = sum(span.duration for span in stages.vision_in_prefill)
-    prefill = [Lead(span.lead_end, span.duration, bound, _synced(span)) for span in stages.prefill]
+    in_prefill, in_step = not _PREFILL_PARTS.isdisjoint(synced), names.STEP in synced
+    prefill = [Lead(span.lead_end, span.duration, bound, in_prefill) for span in stages.prefill]
     if prefill and inside:
         whole = _sum(prefill)
         prefill = [Lead(whole.lead, whole.duration - inside, whole.bound, whole.synced)]
     return {
-        names.VISION: tuple(_vision_lead(span, bound) for span in stages.vision),
+        names.VISION: tuple(_vision_lead(span, bound, synced) for span in stages.vision),
         names.PREFILL: tuple(prefill),
-        names.DECODE: tuple(Lead(span.lead_end, span.duration, bound, _synced(span)) for span in stages.steps),
+        names.DECODE: tuple(Lead(span.lead_end, span.duration, bound, in_step) for span in stages.steps),
     }
 
 
-def _vision_lead(span: Span, bound: int) -> Lead:
+def _vision_lead(span: Span, bound: int, synced: Collection[str]) -> Lead:
     duration, lead = (span.spans.arg(span.row, key) for key in ("encoder_ns", "encoder_lead_ns"))
     if isinstance(duration, int) and isinstance(lead, int):
-        return Lead(lead, duration, bound)
-    return Lead(span.lead_end, span.duration, bound, _synced(span))
+        return Lead(lead, duration, bound, names.ENCODER in synced)
+    return Lead(span.lead_end, span.duration, bound, not _VISION_PARTS.isdisjoint(synced))
 
 
-def _verdict(part: Lead) -> Verdict:
+def verdict_of(part: Lead) -> Verdict:
+    """The verdict over one part alone."""
     if part.synced or part.duration <= 0 or part.bound > UNKNOWN_FROM * part.duration:
         return Verdict.UNKNOWN
     if part.lead >= GPU_FROM * part.duration:
@@ -118,9 +124,3 @@ def _sum(parts: Sequence[Lead]) -> Lead:
         bound=sum(part.bound for part in parts),
         synced=any(part.synced for part in parts),
     )
-
-
-def _synced(span: Span) -> bool:
-    """Whether the span's ``syncs`` argument counts a synchronisation known to happen inside it."""
-    syncs = span.spans.arg(span.row, "syncs")
-    return isinstance(syncs, int) and syncs > 0

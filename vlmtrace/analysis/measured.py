@@ -35,7 +35,8 @@ class Measured:
 
 def measure(recording: Recording) -> tuple[Measured, ...]:
     """Every generation of the recording, whatever its role and however it ended."""
-    return tuple(_measured(recording, stages) for stages in gather(recording))
+    synced = frozenset(site.stage for site in recording.syncs)
+    return tuple(_measured(recording, stages, synced) for stages in gather(recording))
 
 
 def counted(measured: Sequence[Measured]) -> tuple[Measured, ...]:
@@ -44,7 +45,7 @@ def counted(measured: Sequence[Measured]) -> tuple[Measured, ...]:
     return tuple([one for one in complete if one.generation.role == TIMED] or complete)
 
 
-def _measured(recording: Recording, stages: StageSpans) -> Measured:
+def _measured(recording: Recording, stages: StageSpans, synced: frozenset[str]) -> Measured:
     where = stages.generation.clock
     bound = None if where is None else recording.clocks[where].bound_ns
     accounted = account(stages)
@@ -52,6 +53,6 @@ def _measured(recording: Recording, stages: StageSpans) -> Measured:
         stages=stages,
         account=accounted,
         metrics=measure_metrics(stages, accounted),
-        leads={} if bound is None else leads(stages, bound),
+        leads={} if bound is None else leads(stages, bound, synced),
         clock_bound=bound,
     )

@@ -13,7 +13,7 @@ from vlmtrace.analysis.metrics import visual_tokens
 from vlmtrace.analysis.rows import Range, StageRow, stage_rows
 from vlmtrace.analysis.stats import median, percentile, ratio
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import Json, Recording, TracedModel
+from vlmtrace.timeline.recording import Json, Recording, SyncSite, TracedModel
 
 __all__ = ["Counts", "Figure", "Summary", "Tracing", "summarise"]
 
@@ -61,7 +61,10 @@ class Tracing:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A recording in numbers. ``nearest`` is the counted generation nearest the median generate: a real one, named."""
+    """A recording in numbers. ``nearest`` is the counted generation nearest the median generate: a real one, named.
+
+    ``syncs`` are those of ``audited`` further generations, the most frequent first; 0 where no audit was made.
+    """
 
     name: str
     detail: str
@@ -79,6 +82,8 @@ class Summary:
     findings: tuple[Finding, ...]
     measured: tuple[Measured, ...]
     counted: tuple[Measured, ...]
+    syncs: tuple[SyncSite, ...]
+    audited: int
 
     def row(self, stage: str) -> StageRow | None:
         """The row of that stage, if there is one."""
@@ -108,6 +113,8 @@ def summarise(recording: Recording) -> Summary:
         findings=find(Case(recording, measured, chosen, judgements)),
         measured=measured,
         counted=chosen,
+        syncs=tuple(sorted(recording.syncs, key=lambda site: (-site.count, site.file, site.line, site.stage))),
+        audited=recording.audited,
     )
 
 

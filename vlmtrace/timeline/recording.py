@@ -26,6 +26,7 @@ __all__ = [
     "Generation",
     "Json",
     "Recording",
+    "SyncSite",
     "TracedModel",
     "Track",
 ]
@@ -174,11 +175,28 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class SyncSite:
+    """A line of source that makes the host wait for the device, as torch's sync debug mode reports it.
+
+    ``file`` starts at its package (``transformers/…/modeling_x.py``), ``function`` is the qualified name of the
+    innermost Python function outside torch. ``stage`` is the innermost stage it happened in; one line in two stages is
+    two sites. ``count`` is how often, summed over all audited generations.
+    """
+
+    file: str
+    line: int
+    function: str
+    stage: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """Everything one recording holds. Made by ``Recorder.finish()``, by ``load()`` and by analysis, never edited.
 
     ``origin_ns`` is the axis position that exported times count from and ``origin_unix_ns`` the wall-clock time
-    there. ``incomplete`` says why a recording ended early, ``None`` where it did not.
+    there. ``incomplete`` says why a recording ended early, ``None`` where it did not. ``syncs`` were seen in
+    ``audited`` further generations, which are not in the recording otherwise; 0: no audit was made.
     """
 
     name: str
@@ -195,6 +213,8 @@ class Recording:
     clocks: tuple[Clock, ...]
     cost: Cost
     incomplete: str | None = None
+    syncs: tuple[SyncSite, ...] = ()
+    audited: int = 0
 
     @property
     def on_device(self) -> bool:

@@ -60,6 +60,8 @@ def _check_references(recording: Recording) -> None:
             raise InvalidRecordingError(f"generation {index} is numbered {generation.index}, span {generation.span}")
         if spans[generation.span].name != names.GENERATE:
             raise InvalidRecordingError(f"generation {index} points at a {spans[generation.span].name} span")
+    if recording.syncs and recording.audited < 1:
+        raise InvalidRecordingError(f"{len(recording.syncs)} syncs are listed, but no generation was audited")
 
 
 def _check_nesting(recording: Recording) -> None:
