@@ -1,0 +1,130 @@
+"""The examples in the documents run, and show what they are said to show."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vlmtrace
+from tests.docs.markdown import ROOT, Block, blocks
+from tests.importer import TraceProcessor
+from tests.saved_models import saved
+from vlmtrace.capture import demo
+from vlmtrace.cli import boundary
+from vlmtrace.cli.main import vlmtrace as command_line
+
+NOT_HERE = {
+    "nsys": "needs Nsight Systems and a GPU",
+    "pip": "needs the network, and would change this environment",
+    "scripts/demo": "sets up an environment of its own",
+    "scripts/test": "is what runs this test",
+}
+"""Commands that are shown and not run here, each with its reason; all others must be vlmtrace's, and run."""
+
+MODELS = ("llava-hf/llava-1.5-7b-hf", "Qwen/Qwen2.5-VL-7B-Instruct", "my-model")
+"""Models that examples name; a folder of that name with a tiny model in it stands in for each."""
+
+PROGRAM = """
+from vlmtrace.capture import demo
+
+model, processor = demo.build()
+inputs = processor(text="<image> Hi", images=demo.draw(64, 64), return_tensors="pt")
+model.generate(**inputs, max_new_tokens=2)
+"""
+GPU_TRACE = ROOT / "traces" / "qwen2.5-vl-7b-stage-transformers-5.23.pftrace"
+
+PAGES = {page: list(found) for page, found in groupby(blocks("python"), lambda block: block.document)}
+CONSOLE = [block for block in blocks("console") if "$ " in block.text]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder: what examples name lies in it."""
+    monkeypatch.chdir(tmp_path)
+    for name in MODELS:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(saved("llava"))
+    (tmp_path / "traces").symlink_to(ROOT / "traces")
+    for picture in ("cat.png", "cat.jpg"):
+        demo.draw(64, 48).save(tmp_path / picture)
+    (samples,) = (block for block in blocks("json") if '"prompt"' in block.text)
+    (tmp_path / "samples.jsonl").write_text(samples.text)
+    (tmp_path / "my_package").mkdir()
+    for script in ("script.py", "my_script.py", "my_package/__init__.py", "my_package/evaluate.py"):
+        (tmp_path / script).write_text("" if script.endswith("__init__.py") else PROGRAM)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def ready() -> dict[str, Any]:
+    """What an example of a few lines takes for granted."""
+    model, processor = demo.build()
+    inputs = processor(text="<image> What is this?", images=demo.draw(64, 48), return_tensors="pt")
+    return {"model": model, "processor": processor, "inputs": inputs}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, desk: Path, ready: dict[str, Any]) -> None:
+    namespace = dict(ready)
+    for block in PAGES[page]:
+        code = compile("\n" * (block.line - 1) + block.text, str(page), "exec", dont_inherit=True)
+        exec(code, namespace)
+
+
+@pytest.mark.parametrize("block", CONSOLE, ids=str)
+def test_the_commands_of_a_console_block_do_what_is_shown(
+    block: Block, desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for line, shown in commands(block):
+        words = shlex.split(line, comments=True)
+        if words[0] in NOT_HERE:
+            continue
+        assert words[0] == "vlmtrace", f"{line!r} is not vlmtrace's: give a reason in NOT_HERE why it is not run"
+        code = boundary.run(command_line, words[1:])
+        out, err = capsys.readouterr()
+        assert code == 0, f"{line}\n{err}"
+        if shown:
+            assert out == shown
+
+
+def commands(block: Block) -> Iterator[tuple[str, str]]:
+    """Each command of a console block, and the output shown for it."""
+    for part in ("\n" + block.text).split("\n$ ")[1:]:
+        line, _, shown = part.partition("\n")
+        yield line, shown
+
+
+def test_commands_are_told_from_what_they_print() -> None:
+    block = Block(Path("x.md"), ("console",), "$ a b  # c\nfirst\n\n  second\n$ d\n", 1)
+    assert list(commands(block)) == [("a b  # c", "first\n\n  second"), ("d", "")]
+
+
+@pytest.fixture(scope="module")
+def importer(ready: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], TraceProcessor]:
+    """Perfetto's trace processor with a trace made here, or with one from a GPU."""
+    path = tmp_path_factory.mktemp("queries") / "demo.pftrace"
+    with vlmtrace.trace(ready["model"]) as session:
+        ready["model"].generate(**ready["inputs"], max_new_tokens=4)
+    session.save(path)
+    opened = {False: TraceProcessor(path), True: TraceProcessor(GPU_TRACE)}
+    return opened.__getitem__
+
+
+@pytest.mark.parametrize("block", blocks("sql"), ids=str)
+def test_a_query_finds_something(block: Block, importer: Callable[[bool], TraceProcessor]) -> None:
+    assert importer(True).query(block.text)
+    assert bool(importer(False).query(block.text)) is ("gpu" not in block.words)
+
+
+def test_there_are_examples_of_every_kind() -> None:
+    assert len(PAGES) >= 3
+    assert len(CONSOLE) >= 8
+    assert len(blocks("sql")) >= 4
