@@ -31,7 +31,11 @@ __all__ = ["COLD", "MS", "ORIGIN", "TIMED", "UNIX", "US", "WARMED", "Shape", "re
 
 @dataclass(frozen=True)
 class Shape:
-    """Durations of one synthetic generation, in ns; ``lead`` is how far the device ends a stage after the host."""
+    """Durations of one synthetic generation, in ns; ``lead`` is how far the device ends a stage after the host.
+
+    The host waits for the device before a generation ends, so that the device reaches entry and return of ``generate``
+    at once, after 5 µs at the most; ``late`` is how much later it reaches the return.
+    """
 
     setup: int = 2 * MS
     vision: int = 30 * MS
@@ -43,6 +47,7 @@ class Shape:
     tail: int = 300 * US
     steps: int = 4
     lead: int = 200 * US
+    late: int = 0
     vision_inside: bool = False
     role: str = TIMED
 
@@ -73,6 +78,11 @@ class _Maker:
         host = (axis[0] - lead // 2, axis[1] - lead)
         return self.builder.add(NewSpan(name, kinds.index(track), axis, host, **more))  # type: ignore[arg-type]
 
+    def generate(self, axis: tuple[int, int], shape: Shape, **more: object) -> int:
+        at_once, late = (0, 0) if self.device is None else (min(shape.lead // 2, 5 * US), shape.late)
+        host = (axis[0] - at_once, axis[1] - at_once - late)
+        return self.builder.add(NewSpan(names.GENERATE, 0, axis, host, **more))  # type: ignore[arg-type]
+
     def generation(self, index: int, shape: Shape) -> None:
         begin = self.at
         request_begin = begin
@@ -90,7 +100,7 @@ class _Maker:
         g = {"generation": index}
         request = self.span(names.REQUEST, "generations", (request_begin, request_end), **g)
         self.span(names.PREPROCESS, "host", pre, parent=request, **g)
-        root = self.span(names.GENERATE, "generations", (generate_begin, end), shape.lead, parent=request, **g)
+        root = self.generate((generate_begin, end), shape, parent=request, **g)
         self.span(names.OTHER_SETUP, "stages", (generate_begin, generate_begin + shape.setup), parent=root, **g)
         vision_begin = prefill if shape.vision_inside else generate_begin + shape.setup
         prefill_row = self.span(names.PREFILL, "stages", (prefill, prefill_end), shape.lead, parent=root, **g)

@@ -49,7 +49,7 @@ def test_every_part_is_measured_from_its_own_spans() -> None:
         ),
         steps=(10 * MS,) * 4,
         gaps=(1 * MS,) * 3,
-        host_wall=96_700 * US,
+        host_wall=96_800 * US,
     )
 
 
@@ -98,8 +98,8 @@ def test_where_one_token_is_made_decode_is_absent_and_not_0() -> None:
 
 
 def test_the_hosts_wall_time_is_set_against_the_devices_length() -> None:
-    (device,) = accounts(recording(Shape(lead=400 * US)))
-    assert device.host_minus_device == -200 * US
+    (device,) = accounts(recording(Shape(late=400 * US)))
+    assert device.host_minus_device == -400 * US
     (host,) = accounts(recording(Shape(), device=None))
     assert host.host_minus_device == 0
 

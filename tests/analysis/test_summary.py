@@ -152,7 +152,7 @@ def test_of_two_equally_near_the_first_is_named() -> None:
 
 def test_the_cost_of_tracing_is_its_part_of_the_hosts_wall_time() -> None:
     tracing = summarise(recording(Shape(), Shape())).tracing
-    assert tracing.cost_share == pytest.approx(50_000 / 96_700_000)
+    assert tracing.cost_share == pytest.approx(50_000 / 96_800_000)
     assert (tracing.waits, tracing.clock_bound, tracing.path) == (1, 5 * US, "cudaEventRecord")
 
 

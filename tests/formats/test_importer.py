@@ -127,6 +127,7 @@ def test_perfetto_rows_stand_in_the_order_of_the_layout(tmp_path: Path) -> None:
         ("tiny", "Host: MainThread"),
         ("tiny", "Counters"),
         ("Counters", "tokens"),
+        ("Counters", "lead"),
         ("tiny", "Recording"),
     ]
 
@@ -164,7 +165,23 @@ def test_arguments_arrive_as_numbers_and_text(tmp_path: Path, suffix: str) -> No
 
 def test_the_token_counter_falls_to_zero_where_a_generation_begins(tmp_path: Path) -> None:
     processor = TraceProcessor(save(synthetic.recording(Shape(steps=2), Shape(steps=1)), tmp_path, ".json"))
-    assert [row["value"] for row in processor.query("select value from counter order by ts")] == [0, 1, 2, 3, 0, 1, 2]
+    found = processor.query(
+        "select value from counter join counter_track t on t.id = track_id where t.name like 'tokens%' order by ts"
+    )
+    assert [row["value"] for row in found] == [0, 1, 2, 3, 0, 1, 2]
+
+
+@every_format
+def test_the_lead_counter_is_there_once_for_each_mark_and_not_on_the_hosts_clock(tmp_path: Path, suffix: str) -> None:
+    where = "from counter join counter_track t on t.id = track_id where t.name like 'lead%'"
+    recording = synthetic.recording(Shape(steps=2, lead=400 * US), Shape(steps=0))
+    processor = assert_clean(save(recording, tmp_path, suffix), recording)
+    assert processor.value(f"select count(*) {where}") == 16
+    assert processor.value(f"select max(value) {where}") == 400
+    assert processor.value(f"select distinct coalesce(t.unit, t.name) {where}") in ("µs", "lead µs")
+    assert formats.read(tmp_path / f"trace{suffix}") == recording
+    host = synthetic.recording(device=None)
+    assert TraceProcessor(save(host, tmp_path, suffix)).value(f"select count(*) {where}") == 0
 
 
 @every_format

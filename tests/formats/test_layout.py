@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 
 from tests import synthetic
 from tests.strategies import recordings
-from tests.synthetic import MS, ORIGIN, Shape
+from tests.synthetic import MS, ORIGIN, US, Shape
 from vlmtrace.formats.launches import launches
-from vlmtrace.formats.layout import COUNTER, DERIVED_COUNTER, GROUP, layout_of
+from vlmtrace.formats.layout import COUNTERS, GROUP, LEAD, layout_of
 from vlmtrace.formats.slices import closing, series, slices
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Counter, Recording, Track
@@ -159,15 +159,76 @@ def test_counters_are_shown_with_the_rank_that_knows_their_device() -> None:
         Counter(name, "", device, *(type(synthetic.recording().spans.begin)("q"),) * 2) for name, device in kinds
     )
     layout = layout_of(replace(with_tracks(*tracks), counters=counters))
-    shown = [(row.process, row.title) for row in layout.rows if row.kind in (COUNTER, DERIVED_COUNTER)]
-    assert shown == [(0, "tokens"), (0, "GPU 0 kv"), (1, "tokens"), (1, "GPU 1 lead"), (1, "GPU 7 heat")]
+    shown = [(row.process, row.title) for row in layout.rows if row.kind in COUNTERS]
+    assert shown == [
+        (0, "tokens"),
+        (0, "lead"),
+        (0, "GPU 0 kv"),
+        (1, "tokens"),
+        (1, "lead"),
+        (1, "GPU 1 lead"),
+        (1, "GPU 7 heat"),
+    ]
 
 
 def test_tokens_are_counted_for_each_generation_anew() -> None:
     recording = synthetic.recording(Shape(steps=1), Shape(steps=0))
-    (tokens,) = series(recording, layout_of(recording))
+    tokens, _ = series(recording, layout_of(recording))
     begins = [recording.generate_span(generation).begin for generation in recording.generations]
     marks = [span.begin for span in recording.spans.named(names.TOKEN)]
     assert list(tokens.times) == [begins[0], *marks[:2], begins[1], marks[2]]
     assert list(tokens.values) == [0, 1, 2, 0, 1]
     assert marks[2] > begins[1] + MS
+
+
+def leads(recording: Recording) -> dict[str, list[tuple[int, int]]]:
+    found = (one for one in series(recording, layout_of(recording)) if one.row.kind == LEAD)
+    return {one.row.title: list(zip(one.times, one.values, strict=True)) for one in found}
+
+
+def test_the_lead_is_sampled_once_at_each_mark_of_a_stage_in_whole_microseconds() -> None:
+    recording = synthetic.recording(Shape(steps=1, lead=200_700, late=3 * US))
+    stages = (names.GENERATE, names.VISION, names.PREFILL, names.STEP)
+    generate, vision, prefill, step = (next(recording.spans.named(name)) for name in stages)
+    assert leads(recording)["lead"] == [
+        (generate.begin, 5),
+        (vision.begin, 100),
+        (vision.end, 201),
+        (prefill.begin, 100),
+        (prefill.end, 201),
+        (step.begin, 100),  # shared with the decode's
+        (step.end, 201),
+        (generate.end, 8),
+    ]
+
+
+def test_the_hosts_clock_has_no_lead() -> None:
+    assert leads(synthetic.recording(device=None)) == {}
+
+
+def test_each_thread_and_device_has_a_lead_of_its_own() -> None:
+    builder = SpansBuilder()
+    for track in range(3):
+        begin = ORIGIN + track * MS
+        builder.add(NewSpan(names.GENERATE, track, (begin, begin + MS), (begin - (track + 1) * US, begin + MS)))
+    tracks = (
+        Track("generations", 0, 5, "MainThread"),
+        Track("generations", 1, 5, "MainThread"),
+        Track("generations", 0, 6, "worker"),
+    )
+    recording = replace(with_tracks(*tracks), spans=builder.freeze()[0])
+    assert {title: samples[0][1] for title, samples in leads(recording).items()} == {
+        "lead · GPU 0 · MainThread": 1,
+        "lead · GPU 1 · MainThread": 2,
+        "lead · GPU 0 · worker": 3,
+    }
+
+
+@drawn
+@given(recording=recordings())
+def test_leads_are_in_time_order_and_within_a_microsecond_of_a_marks(recording: Recording) -> None:
+    spans = recording.spans
+    marks = {(span.begin, span.begin - span.host_begin) for span in spans} | {(s.end, s.lead_end) for s in spans}
+    for samples in leads(recording).values():
+        assert [time for time, _ in samples] == sorted(time for time, _ in samples)
+        assert all(any(at == time and abs(ns - 1_000 * lead) <= 500 for at, ns in marks) for time, lead in samples)

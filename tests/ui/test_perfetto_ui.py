@@ -48,6 +48,7 @@ def test_a_device_recording_shows_its_rows_in_the_order_of_the_layout(tmp_path: 
         (1, "Host: MainThread"),
         (1, "Counters"),
         (2, "tokens"),
+        (2, "lead"),
         (1, "Recording"),
     )
 
@@ -77,6 +78,7 @@ def test_chrome_json_shows_the_same_rows_without_groups(tmp_path: Path) -> None:
         *(f"GPU 0 · {row}" for row in ("Generations", "Stages", "Steps", "Modules", "Tokens")),
         "Host: MainThread",
         "Recording",
+        "lead µs",
         "tokens count",
     ]
 

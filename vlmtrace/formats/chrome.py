@@ -15,7 +15,7 @@ from typing import Final
 from vlmtrace.formats.arguments import SpanArguments
 from vlmtrace.formats.document import dumped, quoted
 from vlmtrace.formats.facts import facts
-from vlmtrace.formats.layout import COUNTER, DERIVED_COUNTER, GROUP, Layout, Row, layout_of
+from vlmtrace.formats.layout import COUNTERS, GROUP, Layout, Row, layout_of
 from vlmtrace.formats.slices import DERIVED, Slice, earliest, series, slices
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Recording
@@ -95,7 +95,7 @@ class _Lines:
             yield f'{{{where},"name":"process_name","args":{{"name":{self._text(process.title)}}}}}'
             yield f'{{{where},"name":"process_sort_index","args":{{"sort_index":{process.number}}}}}'
         for row in self.layout.rows:
-            if row.kind not in (GROUP, COUNTER, DERIVED_COUNTER):
+            if row.kind != GROUP and row.kind not in COUNTERS:
                 where = f'"ph":"M","pid":{self.pids[row.number]},"tid":{self.tids[row.number]}'
                 track = "" if row.index is None else f',"track":{row.index}'
                 title = self._text(self.layout.full_title(row))
@@ -124,7 +124,7 @@ class _Lines:
             row: Row = one.row
             what = f'"cat":"{DERIVED}"' if row.index is None else f'"cat":"counter","counter":{row.index}'
             head = f'{{"ph":"C","pid":{self.pids[row.number]},{what},"name":{self._text(row.title)},"ts":'
-            unit = self._text(one.unit or "value")
+            unit = self._text(row.unit or "value")
             for time, value in zip(one.times, one.values, strict=True):
                 yield f'{head}{microseconds(time - self.base)},"args":{{{unit}:{value}}}}}'
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -22,13 +22,29 @@ from vlmtrace.formats.launches import Home, Launch, home_of, host_tracks, launch
 from vlmtrace.formats.titles import clean
 from vlmtrace.timeline.recording import TRACK_KINDS, Recording, Track
 
-__all__ = ["COUNTER", "DERIVED_COUNTER", "FACTS", "GROUP", "LAUNCHES", "TRACK", "Layout", "Process", "Row", "layout_of"]
+__all__ = [
+    "COUNTER",
+    "COUNTERS",
+    "FACTS",
+    "GROUP",
+    "LAUNCHES",
+    "LEAD",
+    "TOKENS",
+    "TRACK",
+    "Layout",
+    "Process",
+    "Row",
+    "layout_of",
+]
 
 GROUP: Final = "group"
 TRACK: Final = "track"
 LAUNCHES: Final = "launches"
 COUNTER: Final = "counter"
-DERIVED_COUNTER: Final = "derived counter"
+TOKENS: Final = "tokens"
+LEAD: Final = "lead"
+COUNTERS: Final = frozenset((COUNTER, TOKENS, LEAD))
+"""Every kind of row that shows a counter: one that was sampled, or one of the two that are derived."""
 FACTS: Final = "facts"
 
 _TITLES: Final = {kind: kind.capitalize() for kind in TRACK_KINDS}
@@ -49,7 +65,7 @@ class Row:
     """One row. ``number`` is its position in the layout, ``group`` that of the row it is under (``None``: its process).
 
     ``kind`` is one of this module's constants; ``index`` is the recording's track or counter it shows, if any; ``home``
-    the thread that a derived row belongs to.
+    the thread that a derived row belongs to, ``device`` the device whose lead it shows, ``unit`` a counter's.
     """
 
     number: int
@@ -59,6 +75,8 @@ class Row:
     title: str
     index: int | None = None
     home: Home | None = None
+    device: int | None = None
+    unit: str = ""
 
 
 @dataclass(slots=True)
@@ -79,7 +97,7 @@ class Layout:
 
     def full_title(self, row: Row) -> str:
         """The title of a row where groups cannot be drawn: ``GPU 0 · Stages``."""
-        if row.group is None or row.kind in (COUNTER, DERIVED_COUNTER):
+        if row.group is None or row.kind in COUNTERS:
             return row.title
         return f"{self.rows[row.group].title} · {row.title}"
 
@@ -139,7 +157,7 @@ class _Layouter:
             parts.append("host clock")
         return " · ".join(parts)
 
-    def _row(self, process: int, group: int | None, kind: str, title: str, **more: int | Home | None) -> int:
+    def _row(self, process: int, group: int | None, kind: str, title: str, **more: int | str | Home | None) -> int:
         number = len(self.made.rows)
         self.made.rows.append(Row(number, process, group, kind, title, **more))  # type: ignore[arg-type]
         return number
@@ -184,10 +202,14 @@ class _Layouter:
                         process, None, LAUNCHES, _unique(lane_title, taken), home=home
                     )
 
-    def _counters(self, process: int, tracks: Iterable[Track]) -> None:
-        """The tokens of each generating thread, derived; then what was sampled."""
+    def _counters(self, process: int, tracks: Collection[Track]) -> None:
+        """The tokens of each generating thread and its lead on each device, derived; then what was sampled."""
+        generating = [track for track in tracks if track.kind == "generations"]
         devices = {track.device for track in tracks}
-        homes = {home_of(track): track.thread_name for track in tracks if track.kind == "generations"}
+        homes = {home_of(track): track.thread_name for track in generating}
+        leading = list(
+            dict.fromkeys((home_of(track), track.device) for track in generating if track.device is not None)
+        )
         sampled = [
             (index, counter)
             for index, counter in enumerate(self.recording.counters)
@@ -199,10 +221,14 @@ class _Layouter:
         taken: set[str] = set()
         for home, name in homes.items():
             title = "tokens" if len(homes) == 1 else f"tokens · {clean(name)}"
-            self._row(process, group, DERIVED_COUNTER, _unique(title, taken), home=home)
+            self._row(process, group, TOKENS, _unique(title, taken), home=home, unit="count")
+        for home, device in leading:
+            title = "lead" if len(leading) == 1 else f"lead · GPU {device} · {clean(homes[home])}"
+            self._row(process, group, LEAD, _unique(title, taken), home=home, device=device, unit="µs")
         for index, counter in sampled:
             title = clean(counter.name) if counter.device is None else f"GPU {counter.device} {clean(counter.name)}"
-            self.made.of_counter[index] = self._row(process, group, COUNTER, _unique(title, taken), index=index)
+            row = self._row(process, group, COUNTER, _unique(title, taken), index=index, unit=counter.unit)
+            self.made.of_counter[index] = row
 
     def _is_last(self, process: int) -> bool:
         """A counter of a device that no track knows is shown with the last process rather than lost."""

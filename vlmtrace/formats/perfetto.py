@@ -25,7 +25,7 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
 from vlmtrace.formats.arguments import SpanArguments
 from vlmtrace.formats.document import dumped
 from vlmtrace.formats.facts import facts
-from vlmtrace.formats.layout import COUNTER, DERIVED_COUNTER, GROUP, TRACK, Layout, Process, Row, layout_of
+from vlmtrace.formats.layout import COUNTER, COUNTERS, GROUP, TRACK, Layout, Process, Row, layout_of
 from vlmtrace.formats.slices import Slice, closing, earliest, series, slices
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Recording
@@ -211,8 +211,8 @@ class _Packets:
         )
         if row.kind == GROUP:
             track.child_ordering = TrackDescriptor.EXPLICIT
-        if row.kind in (COUNTER, DERIVED_COUNTER):
-            self._unit(track, "count" if row.index is None else self.recording.counters[row.index].unit)
+        if row.kind in COUNTERS:
+            self._unit(track, row.unit)
         return self._descriptor(track)
 
     def _unit(self, track: Any, unit: str) -> None:

@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
 from vlmtrace.formats.launches import home_of, is_launched
-from vlmtrace.formats.layout import COUNTER, DERIVED_COUNTER, Layout, Row
+from vlmtrace.formats.layout import COUNTER, LEAD, TOKENS, Layout, Row
 from vlmtrace.formats.titles import Titles
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Recording
@@ -55,10 +55,9 @@ class Slice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One counter: its row, its unit, and its samples as times (ns on the axis) and values."""
+    """One counter: its row, and its samples as times (ns on the axis) and values in the row's unit."""
 
     row: Row
-    unit: str
     times: Iterable[int]
     values: Iterable[int]
 
@@ -153,14 +152,36 @@ def closing(ordered: Iterable[Slice]) -> Iterator[tuple[Slice, int | None]]:
 
 
 def series(recording: Recording, layout: Layout) -> Iterator[Series]:
-    """Every counter: tokens of each generating thread (derived), then those that were sampled."""
+    """Every counter: tokens and lead of each generating thread (derived), then those that were sampled."""
     for row in layout.rows:
         if row.kind == COUNTER and row.index is not None:
             counter = recording.counters[row.index]
-            yield Series(row, counter.unit, counter.times, counter.values)
-        elif row.kind == DERIVED_COUNTER:
-            times, values = _tokens(recording, row)
-            yield Series(row, "count", times, values)
+            yield Series(row, counter.times, counter.values)
+        elif row.kind == TOKENS:
+            yield Series(row, *_tokens(recording, row))
+        elif row.kind == LEAD:
+            yield Series(row, *_leads(recording, row))
+
+
+def _leads(recording: Recording, row: Row) -> tuple[list[int], list[int]]:
+    """How far the host was ahead of the device at each mark of a stage, in whole µs, of which a clock's bound is some.
+
+    At the device's time of the mark. Neighbours share marks, and a mark that they share is one sample.
+    """
+    spans = recording.spans
+    by_name, by_track = is_launched(recording)
+    here = [
+        by and home_of(track) == row.home and track.device == row.device
+        for by, track in zip(by_track, recording.tracks, strict=True)
+    ]
+    marks: set[tuple[int, int]] = set()
+    for at in range(len(spans)):
+        if by_name[spans.name[at]] and here[spans.track[at]]:
+            begin, end = spans.begin[at], spans.end[at]
+            marks.add((begin, begin - spans.host_begin[at]))
+            marks.add((end, end - spans.host_end[at]))
+    ordered = sorted(marks)
+    return [time for time, _ in ordered], [(lead + 500) // 1_000 for _, lead in ordered]
 
 
 def _tokens(recording: Recording, row: Row) -> tuple[list[int], list[int]]:
