@@ -1,56 +1,23 @@
 """Findings: the closed list of reasons to distrust or act on a number, each with its evidence and a remedy.
 
-A new one is a :class:`Slug` and a function from :class:`Case` to a finding (or ``None``) in :data:`_FINDERS`.
+A new one is a :class:`Slug` and a function from :class:`Case` to a finding (or ``None``) in :data:`_FINDERS`. Those
+about how steady the run was, how far its clocks can be trusted and what work was wasted have files of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable
 from typing import Final
 
-from vlmtrace.analysis.launch import Judgement, Verdict
-from vlmtrace.analysis.measured import Measured
+from vlmtrace.analysis import steadiness, trust, waste
+from vlmtrace.analysis.case import Case, Finding, Slug, counted_text
+from vlmtrace.analysis.launch import Verdict
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import Recording
 
 __all__ = ["ENOUGH_REPEATS", "Case", "Finding", "Slug", "find"]
 
 ENOUGH_REPEATS: Final = 5
 """With fewer timed generations a median says little and a 95th percentile is the slowest one."""
-
-
-class Slug(StrEnum):
-    """Every finding there is, in the order in which they are told."""
-
-    INCOMPLETE = "incomplete"
-    NO_VISION = "no-vision"
-    GUESSED_STAGE = "guessed-stage"
-    SEVERAL_MODELS = "several-models"
-    ONE_TOKEN_OUTPUT = "one-token-output"
-    FEW_REPEATS = "few-repeats"
-    HOST_BOUND_DECODE = "host-bound-decode"
-    SYNC_IN_STAGE = "sync-in-stage"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A reason to distrust or act on a number: what was seen, and what to do about it."""
-
-    slug: Slug
-    evidence: str
-    remedy: str
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What findings are drawn from: the recording, its generations in numbers, and the launch verdicts by stage."""
-
-    recording: Recording
-    measured: tuple[Measured, ...]
-    counted: tuple[Measured, ...]
-    judgements: Mapping[str, Judgement]
 
 
 def find(case: Case) -> tuple[Finding, ...]:
@@ -63,7 +30,7 @@ def _incomplete(case: Case) -> Finding | None:
     reason = case.recording.incomplete or next((one.error for one in broken if one.error), None)
     if reason is None and not broken:
         return None
-    left = f"{_count(len(broken), 'generation')} left out" if broken else "the recording ended early"
+    left = f"{counted_text(len(broken), 'generation')} left out" if broken else "the recording ended early"
     return Finding(Slug.INCOMPLETE, f"{left}: {reason}" if reason else left, "record again for a whole one")
 
 
@@ -104,7 +71,7 @@ def _one_token_output(case: Case) -> Finding | None:
         return None
     return Finding(
         Slug.ONE_TOKEN_OUTPUT,
-        f"no decode forward ran in {bare} of {_count(len(case.counted), 'generation')}: decode is absent, not 0",
+        f"no decode forward ran in {bare} of {counted_text(len(case.counted), 'generation')}: decode is absent, not 0",
         "raise --max-new-tokens, or use --ignore-eos",
     )
 
@@ -115,7 +82,7 @@ def _few_repeats(case: Case) -> Finding | None:
         return None
     return Finding(
         Slug.FEW_REPEATS,
-        f"{_count(count, 'generation')} counted: p50 and p95 say little",
+        f"{counted_text(count, 'generation')} counted: p50 and p95 say little",
         f"record {ENOUGH_REPEATS} or more, such as --repeats 10",
     )
 
@@ -127,7 +94,7 @@ def _host_bound_decode(case: Case) -> Finding | None:
     compiled = all(one.generation.mode == "compiled" for one in case.counted)
     return Finding(
         Slug.HOST_BOUND_DECODE,
-        f"the GPU waits for the host in {judgement.host_bound_parts} of {_count(judgement.parts, 'step')}",
+        f"the GPU waits for the host in {judgement.host_bound_parts} of {counted_text(judgement.parts, 'step')}",
         "try a larger --batch" if compiled else "try --cache static",
     )
 
@@ -161,13 +128,18 @@ _FINDERS: Final[tuple[Callable[[Case], Finding | None], ...]] = (
     _several_models,
     _one_token_output,
     _few_repeats,
+    steadiness.warm_up_drift,
+    steadiness.outlier_steps,
+    trust.shared_stream,
+    trust.wall_mismatch,
+    trust.clock_widened,
+    trust.wide_clock,
+    waste.vision_repeated,
+    waste.prefill_recomputed,
+    waste.slow_preprocessing,
     _host_bound_decode,
     _sync_in_stage,
 )
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _integer(value: object) -> int:

@@ -36,14 +36,15 @@ class StageSpans:
     """The spans of one generation by stage, each tuple in order of begin.
 
     ``vision`` holds the outermost vision spans outside decode, ``vision_in_prefill`` those of them that lie within a
-    prefill. A vision inside a step counts in decode and is left out. ``parts`` are the module spans (encoder,
-    projector, merge) outside decode. ``around`` are preprocess, h2d and detokenize of the same request.
+    prefill. A vision inside a step counts in decode: it is in ``vision_in_decode`` alone. ``parts`` are the module
+    spans (encoder, projector, merge) outside decode. ``around`` are preprocess, h2d and detokenize of the same request.
     """
 
     generation: Generation
     generate: Span
     vision: tuple[Span, ...]
     vision_in_prefill: tuple[Span, ...]
+    vision_in_decode: tuple[Span, ...]
     prefill: tuple[Span, ...]
     decode: tuple[Span, ...]
     steps: tuple[Span, ...]
@@ -90,6 +91,7 @@ def _sorted_out(generation: Generation, generate: Span, found: dict[str, list[Sp
         generate=generate,
         vision=tuple(span for span, home in homes if home in {names.GENERATE, names.PREFILL}),
         vision_in_prefill=tuple(span for span, home in homes if home == names.PREFILL),
+        vision_in_decode=tuple(span for span, home in homes if home in {names.STEP, names.DECODE}),
         prefill=children((generate,), names.PREFILL),
         decode=decode,
         steps=children(decode, names.STEP),

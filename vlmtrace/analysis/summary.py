@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vlmtrace.analysis.findings import Case, Finding, find
+from vlmtrace.analysis.case import Case, Finding
+from vlmtrace.analysis.clocks import ClockFit, clock_fits
+from vlmtrace.analysis.findings import find
 from vlmtrace.analysis.launch import Judgement, judge
 from vlmtrace.analysis.measured import Measured, counted, measure
 from vlmtrace.analysis.metrics import visual_tokens
 from vlmtrace.analysis.rows import Range, StageRow, stage_rows
 from vlmtrace.analysis.stats import median, percentile, ratio
+from vlmtrace.analysis.stretches import HostBound, host_bound
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Json, Recording, SyncSite, TracedModel
 
@@ -63,6 +66,7 @@ class Tracing:
 class Summary:
     """A recording in numbers. ``nearest`` is the counted generation nearest the median generate: a real one, named.
 
+    ``clocks`` and ``host_bound`` are empty and ``None`` on the host's clock.
     ``syncs`` are those of ``audited`` further generations, the most frequent first; 0 where no audit was made.
     """
 
@@ -79,6 +83,8 @@ class Summary:
     metrics: Mapping[str, Figure]
     nearest: Measured | None
     tracing: Tracing
+    clocks: tuple[ClockFit, ...]
+    host_bound: HostBound | None
     findings: tuple[Finding, ...]
     measured: tuple[Measured, ...]
     counted: tuple[Measured, ...]
@@ -110,6 +116,8 @@ def summarise(recording: Recording) -> Summary:
         metrics=_metrics(chosen),
         nearest=_nearest(chosen),
         tracing=_tracing(recording, chosen),
+        clocks=clock_fits(recording, measured),
+        host_bound=host_bound(chosen),
         findings=find(Case(recording, measured, chosen, judgements)),
         measured=measured,
         counted=chosen,

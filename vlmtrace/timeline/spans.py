@@ -150,6 +150,11 @@ class Span:
         return self.host_end - self.host_begin
 
     @property
+    def lead_begin(self) -> int:
+        """How long before the device began the span the host had recorded its begin, in nanoseconds."""
+        return self.begin - self.host_begin
+
+    @property
     def lead_end(self) -> int:
         """How long before the device ended the span the host had finished launching it, in nanoseconds."""
         return self.end - self.host_end
