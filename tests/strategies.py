@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests import synthetic
 from tests.synthetic import MS, ORIGIN, US, Shape
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import Counter, Json, Recording, Track
+from vlmtrace.timeline.recording import Counter, Json, Recording, SyncSite, Track
 from vlmtrace.timeline.spans import NewSpan, SpansBuilder
 from vlmtrace.timeline.validation import validate
 
@@ -119,6 +119,7 @@ def recordings(draw: st.DrawFn, text: st.SearchStrategy[str] = anything) -> Reco
         begin, begin + draw(st.integers(0, 9_000)), None, 2
     )
     spans, row_of = builder.freeze()
+    syncs = tuple(draw(st.lists(_sites(text), max_size=2)))
     generations = tuple(
         replace(one, span=row_of[handles[one.span]], tags=draw(st.dictionaries(text, jsons(text), max_size=2)))
         for one in base.generations
@@ -134,8 +135,15 @@ def recordings(draw: st.DrawFn, text: st.SearchStrategy[str] = anything) -> Reco
             spans=spans,
             counters=tuple(draw(st.lists(_counters(text), max_size=2))),
             incomplete=draw(st.one_of(st.none(), text)),
+            syncs=syncs,
+            audited=draw(st.integers(1 if syncs else 0, 3)),
         )
     )
+
+
+def _sites(text: st.SearchStrategy[str]) -> st.SearchStrategy[SyncSite]:
+    stages = st.sampled_from([names.ENCODER, names.PREFILL, names.GAP, *names.OTHER_PARTS])
+    return st.builds(SyncSite, text, st.integers(0, 10**6), text, stages, st.integers(1, 2**40))
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""The Python interface: ``trace()``, ``span()``, ``tag()``, ``load()``, ``render()`` and ``save()``."""
+"""The Python interface: ``trace()``, ``span()``, ``tag()``, ``audit_syncs()``, ``load()``, ``render()``, ``save()``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vlmtrace.capture.recorder import Recorder
+    from vlmtrace.capture.sync_audit import SyncAudit
 
-__all__ = ["Session", "load", "render", "save", "span", "tag", "trace"]
+__all__ = ["Session", "audit_syncs", "load", "render", "save", "span", "tag", "trace"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -92,11 +93,34 @@ def trace(
         from vlmtrace.capture.recorder import DETAILS, Recorder, RecorderOptions
     if detail not in DETAILS:
         raise UsageError(f"detail {detail!r} is none", f"choose one of {', '.join(DETAILS)}")
-    paths = {stage: (path,) if isinstance(path, str) else tuple(path) for stage, path in (stages or {}).items()}
-    options = RecorderOptions(name, detail, paths, keep_text)
+    options = RecorderOptions(name, detail, _paths(stages), keep_text)
     recorder = Recorder(options, None if model is None else [model])
     recorder.random_weights = random_weights
     return Session(recorder)
+
+
+def audit_syncs(
+    model: nn.Module | None = None, *, stages: Mapping[str, str | tuple[str, ...]] | None = None
+) -> SyncAudit:
+    """Find the lines that make the host wait for the GPU in every ``generate()`` of ``model`` inside a ``with`` block.
+
+    They run under torch's sync debug mode, slower than they otherwise would, so time them in a :func:`trace` of their
+    own; ``audit.onto(session.recording)`` then puts both together. ``audit.sites`` are the lines, counted over
+    ``audit.generations`` generations. The mode does not see ``Event.synchronize()``, ``torch.cuda.synchronize()``, nor
+    waits inside other libraries and custom kernels.
+
+    Raises:
+        UsageError: without a CUDA device, or for a stage path that the model does not have.
+        VlmtraceError: if torch or transformers is missing; on entry, if a recording is running.
+    """
+    with _needing_record_extra():
+        from vlmtrace.capture import sync_audit
+    sync_audit.check_device(sync_audit.device_of(model))
+    return sync_audit.SyncAudit(None if model is None else [model], _paths(stages))
+
+
+def _paths(stages: Mapping[str, str | tuple[str, ...]] | None) -> dict[str, tuple[str, ...]]:
+    return {stage: (path,) if isinstance(path, str) else tuple(path) for stage, path in (stages or {}).items()}
 
 
 @contextlib.contextmanager

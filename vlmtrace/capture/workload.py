@@ -32,10 +32,13 @@ __all__ = [
     "parse_size",
     "read_samples",
     "run",
+    "run_once",
 ]
 
 _SAMPLE_KEYS: Final = ("id", "image", "prompt", "max_new_tokens")
 _LONGEST_SIDE: Final = 16_384
+_AUDITED: Final = "audited"
+_TOLD: Final = {WARMED: "a warm-up", TIMED: "a timed", _AUDITED: "an audited"}
 
 Progress: TypeAlias = Callable[[int, int, str], None]
 """Called before each request with its number from 0, how many there are, and its role."""
@@ -195,10 +198,25 @@ def run(asker: Asker, requests: Sequence[tuple[Sample, ...]], recorder: Recorder
         recorder.role = role
         ids: list[Json] = list(dict.fromkeys(sample.id for sample in batch))
         recorder.tags = {"sample": ids[0] if len(ids) == 1 else ids}
-        try:
-            asker.ask(batch)
-        except Exception as error:
-            raise _explained(error, batch, role) from error
+        _ask(asker, batch, role)
+
+
+def run_once(asker: Asker, requests: Sequence[tuple[Sample, ...]], progress: Progress) -> None:
+    """Run each of ``requests`` once more, for an audit: no role, no repeats.
+
+    Raises:
+        VlmtraceError: a request failed, in one line; the cause is chained.
+    """
+    for number, batch in enumerate(requests):
+        progress(number, len(requests), _AUDITED)
+        _ask(asker, batch, _AUDITED)
+
+
+def _ask(asker: Asker, batch: tuple[Sample, ...], role: str) -> None:
+    try:
+        asker.ask(batch)
+    except Exception as error:
+        raise _explained(error, batch, role) from error
 
 
 class Asker:
@@ -350,7 +368,7 @@ def _explained(error: Exception, batch: Sequence[Sample], role: str) -> Vlmtrace
     if isinstance(error, VlmtraceError):
         return error
     ids = ", ".join(dict.fromkeys(f"'{sample.id}'" for sample in batch))
-    during = f"sample {ids} failed in a {'warm-up' if role == WARMED else 'timed'} request"
+    during = f"sample {ids} failed in {_TOLD[role]} request"
     if isinstance(error, torch.OutOfMemoryError):
         return VlmtraceError(f"{during}: out of GPU memory", "give a smaller --batch, --image-size or --max-new-tokens")
     return VlmtraceError(f"{during}: {one_line(error)}")

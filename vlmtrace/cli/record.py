@@ -92,6 +92,11 @@ def _trace_options(command: C) -> C:
         click.option("--detail", type=click.Choice(_DETAILS), default="stage"),
         click.option("--stage", "stages", multiple=True, metavar="NAME=PATH", help="Say where a stage is. Repeatable."),
         click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Store a label. Repeatable."),
+        click.option(
+            "--audit-syncs",
+            is_flag=True,
+            help="Afterwards ask once more, untimed, and list the lines that make the host wait for the GPU.",
+        ),
         click.option("--keep-text", is_flag=True, help="Store prompts and outputs, not only their hash and length."),
         click.option("-o", "--output", metavar="FILE", help="*.pftrace, *.json or *.json.gz; - is stdout."),
         click.option("--force", is_flag=True, help="Overwrite an existing file."),
@@ -159,6 +164,7 @@ def _check_one_way_in(context: click.Context, given: Mapping[str, Any]) -> None:
 
 def _record_model(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) -> int:
     """The demo or a model: everything that can be wrong is looked at before the weights are loaded."""
+    from vlmtrace.capture import sync_audit
     from vlmtrace.capture.discovery.search import discover
 
     name = demo.DEMO_NAME if given["use_demo"] else loading.short_name(given["model"])
@@ -166,6 +172,8 @@ def _record_model(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) 
     stages = _stages(given)
     if not given["use_demo"]:
         loading.check_source(given["model"])
+    if given["audit_syncs"]:
+        sync_audit.check_device(loading.check_device(given["device"]))
     samples = _samples(given)
     options = _workload_options(given)
     talk.begin(f"Loading {name}")
@@ -177,14 +185,24 @@ def _record_model(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) 
     recorder = _recorder(name, given, stages, [loaded.model])
     recorder.random_weights = loaded.random_weights
     recorder.workload = facts | _workload_facts(given, options, samples)
+    requests = workload.batches(samples, options.batch)
     failure: VlmtraceError | KeyboardInterrupt | None = None
     try:
         with recorder, talk.counting() as progress:
-            workload.run(asker, workload.batches(samples, options.batch), recorder, progress)
+            workload.run(asker, requests, recorder, progress)
     except (VlmtraceError, KeyboardInterrupt) as error:
         failure = error
     cut_short = None if failure is None else str(failure) or type(failure).__name__
-    _deliver(recorder.finish(cut_short), place, given, talk)
+    recording = recorder.finish(cut_short)
+    if given["audit_syncs"] and failure is None:
+        # The recording is whole by now, and is kept whatever becomes of the audit.
+        try:
+            with sync_audit.SyncAudit([loaded.model], stages) as audit, talk.counting() as progress:
+                workload.run_once(asker, requests, progress)
+            recording = audit.onto(recording)
+        except (VlmtraceError, KeyboardInterrupt) as error:
+            failure = error
+    _deliver(recording, place, given, talk)
     if failure is not None:
         raise failure
     return EXIT_OK
@@ -192,6 +210,11 @@ def _record_model(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) 
 
 def _record_program(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) -> int:
     """Somebody's program: whatever ends it, what was recorded until then is written, and its exit code passed on."""
+    if given["audit_syncs"]:
+        raise UsageError(
+            "'--audit-syncs' needs --demo or --model: a program runs once, and an audited run cannot be timed",
+            "leave it out, or audit in Python: with vlmtrace.audit_syncs(model): …",
+        )
     if given["output"] == destination.STDOUT:
         raise UsageError("'-o -' would mix the trace with the program's own output", "give -o FILE")
     job = program.parse(given["command"])

@@ -15,6 +15,7 @@ from vlmtrace.analysis.measured import Measured
 from vlmtrace.analysis.rows import Range, StageRow
 from vlmtrace.analysis.summary import Summary
 from vlmtrace.report.definitions import COLUMNS, METRICS, STAGES
+from vlmtrace.report.syncs import sync_document
 from vlmtrace.timeline.recording import Json, TracedModel
 from vlmtrace.units import NS_PER_MS
 
@@ -66,6 +67,7 @@ def document(summary: Summary) -> dict[str, Json]:
             "waits_per_generation": summary.tracing.waits,
             "clock_bound_ms": _ms(summary.tracing.clock_bound),
         },
+        "syncs": sync_document(summary),
         "findings": [
             {"slug": finding.slug.value, "evidence": finding.evidence, "remedy": finding.remedy}
             for finding in summary.findings

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from vlmtrace.analysis.summary import Summary
-from vlmtrace.report import lines
+from vlmtrace.report import lines, syncs
 
 __all__ = ["markdown_text"]
 
@@ -29,10 +29,23 @@ def markdown_text(summary: Summary) -> str:
         out += [f"- {_line(parts)}" for parts in lines.totals(summary)]
     else:
         out.append("no complete generation to show")
+    out += _syncs(summary)
     for finding in summary.findings:
         slug, evidence, remedy = lines.finding_text(finding)
         out.append(f"- **{slug}**: {_escaped(evidence)} → {_escaped(remedy)}")
     return "\n".join(out) + "\n"
+
+
+def _syncs(summary: Summary) -> list[str]:
+    title = syncs.sync_title(summary)
+    if title is None:
+        return []
+    out = ["", _escaped(title), ""]
+    shown = syncs.sync_rows(summary)
+    if shown:
+        out += [_row(("per generation", "stage", "line", "function")), "| --: | :-- | :-- | :-- |"]
+        out += [*(_row((row.count, row.stage, row.place, row.function)) for row in shown), ""]
+    return [*out, _line(syncs.sync_footnotes(summary)), ""]
 
 
 def _row(cells: Sequence[str], *, keep_indent: bool = False) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from vlmtrace.analysis.launch import Verdict
 from vlmtrace.analysis.summary import Summary
-from vlmtrace.report import lines
+from vlmtrace.report import lines, syncs
 
 __all__ = ["WIDTH", "SummaryTable", "table_text"]
 
@@ -44,6 +44,7 @@ class SummaryTable:
             yield Text()
             for parts in lines.totals(summary):
                 yield from _packed(parts, width)
+        yield from _syncs(summary, width)
         for finding in summary.findings:
             yield _finding(*lines.finding_text(finding))
 
@@ -70,6 +71,25 @@ def _stages(summary: Summary) -> Table:
         note = Text(row.note, style="dim" if row.verdict is None else _VERDICT_STYLES[row.verdict])
         table.add_row(stage, *(Text(cell) for cell in (row.calls, row.p50, row.p95, row.share)), note)
     return table
+
+
+def _syncs(summary: Summary, width: int) -> Iterator[RenderableType]:
+    title = syncs.sync_title(summary)
+    if title is None:
+        return
+    yield Text()
+    yield Text(title, style="bold")
+    shown = syncs.sync_rows(summary)
+    if shown:
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(justify="right", no_wrap=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        for row in shown:
+            place = Text.assemble(row.place, " ", (row.function, "dim"))
+            grid.add_row(Text(row.count), Text(row.stage), place)
+        yield grid
+    yield from _packed(syncs.sync_footnotes(summary), width, "dim")
 
 
 def _finding(slug: str, evidence: str, remedy: str) -> Table:
