@@ -14,7 +14,7 @@ from tests.strategies import anything, jsons
 from vlmtrace.errors import TraceFormatError
 from vlmtrace.formats.arguments import own_key, written_key
 from vlmtrace.formats.document import decoded, dumped, loaded
-from vlmtrace.timeline.recording import Json
+from vlmtrace.timeline.recording import Json, SyncSite
 
 
 @given(value=st.dictionaries(anything, jsons(anything), max_size=3))
@@ -33,6 +33,14 @@ def test_infinity_is_written_as_json_that_every_reader_takes() -> None:
 
     json.loads(dumped(recording, 0), parse_constant=refuse)
     assert repr(loaded(dumped(recording, 0)).recording.environment) == "{'a': inf, 'b': -inf, 'c': nan}"
+
+
+def test_a_document_written_before_synchronisations_were_audited_is_one_without_an_audit() -> None:
+    recording = replace(synthetic.recording(), syncs=(SyncSite("a.py", 1, "f", "prefill", 2),), audited=1)
+    older = json.loads(dumped(recording, 0))
+    del older["recording"]["syncs"], older["recording"]["audited"]
+    loaded_again = decoded(older).recording
+    assert (loaded_again.syncs, loaded_again.audited) == ((), 0)
 
 
 def test_it_says_what_a_whole_file_holds() -> None:
