@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.synthetic import Shape, recording
 from vlmtrace import api
 from vlmtrace.analysis.summary import summarise
-from vlmtrace.report import render
+from vlmtrace.report import VIEWS, render
 
 
 def test_a_trace_is_shown_as_the_report_renders_it(type_in, folder: Path) -> None:
@@ -18,6 +18,26 @@ def test_a_trace_is_shown_as_the_report_renders_it(type_in, folder: Path) -> Non
     for form in ("table", "json", "markdown"):
         typed = type_in("summary", "a.pftrace", "--format", form)
         assert (typed.code, typed.out, typed.err) == (0, render(summarise(made), form), "")
+
+
+def test_the_clock_and_the_launch_are_shown_when_asked_for(type_in, folder: Path) -> None:
+    made = recording(Shape(lead=0))
+    api.save(made, folder / "a.pftrace")
+
+    for words, views in ((["--clock"], ["clock"]), (["--launch"], ["launch"]), (["--launch", "--clock"], VIEWS)):
+        for form in ("table", "markdown"):
+            typed = type_in("summary", *words, "a.pftrace", "--format", form)
+            assert (typed.code, typed.out, typed.err) == (0, render(summarise(made), form, views=views), "")
+
+
+def test_json_has_the_clock_and_the_launch_without_being_asked(type_in, folder: Path) -> None:
+    api.save(recording(Shape(lead=0)), folder / "a.json")
+
+    plain, asked = (type_in("summary", *words, "a.json", "--format", "json") for words in ([], ["--clock", "--launch"]))
+
+    assert plain.out == asked.out
+    assert json.loads(plain.out)["clock"]["devices"][0]["bound_ns"]["p50"] == 5_000
+    assert json.loads(plain.out)["host_bound_stretches"]["count"] == 1
 
 
 def test_without_a_file_the_newest_trace_here_is_shown_and_named(type_in, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.synthetic import COLD, MS, US, WARMED, Shape, recording
 from vlmtrace.analysis.summary import summarise
-from vlmtrace.report import plan_text, render
+from vlmtrace.report import VIEWS, plan_text, render
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import FoundStage, Recording, TracedModel
 
@@ -83,7 +83,10 @@ def texts() -> dict[str, str]:
         "gpu.txt": render(gpu),
         "gpu-wide.txt": render(gpu, width=120),
         "gpu.md": render(gpu, "markdown"),
+        "gpu-views.txt": render(gpu, views=VIEWS),
+        "gpu-views.md": render(gpu, "markdown", views=VIEWS),
         "host.txt": render(host),
+        "host-views.txt": render(host, views=VIEWS),
         "cold.txt": render(cold),
         "plan.txt": plan_text(MODEL),
     }

@@ -1,12 +1,13 @@
 """Stretches: where, for how long on end, the device kept waiting for the host, as far as marks can tell.
 
-What marks prove. A mark is reached by the device when all that was launched before it is done. Where that is at once
-(its lead is nothing, within the clock's bound), the device had caught up with the host: it had nothing left to do and
-had to wait for whatever the host would launch next. Where both the begin and the end of a stage are so, and the same
-holds for the next, the device never got ahead of work that the host had put in front of it.
+What marks prove. The device reaches a mark when all that was launched before it is done. Where it does so at once
+(the lead is nothing, within a tolerance), it had caught up with the host and had nothing left to do but what the host
+would launch next. That alone does not yet say who waited: after a wait of the host for the device the lead is nothing
+as well, and in ``generate()`` every step begins so. But where a part also ends so, without a wait known inside, the
+device was given no work in it that it could fall behind with: it kept up with the launching, which set the pace.
 
-What they do not prove: how long it waited in between. A kernel may run right up to the mark. The length of a stretch
-is therefore the most that the device can have waited in it, and no least can be given; for that it takes kernels.
+What they do not prove is how long the device stood idle in between: a kernel may run right up to the mark. The length
+of a stretch is the most that it can have waited there, and marks give no least; for that it takes kernels.
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ class Stretch:
     """Consecutive judged parts (vision, prefill, steps) of a generation, each host-bound at its begin and at its end.
 
     ``begin`` and ``end`` are ns on the axis, from the first part's begin to the last one's end: what lies between two
-    of them (gaps, the first token) is in it. ``stages`` names them in order, each once; ``steps`` are the first and
-    the last step's number, ``None`` where there is no step among them. ``share`` is its part of the generation.
+    of them (gaps, the first token) is in it. ``offset`` is its begin in ns from that of ``generate``. ``stages`` names
+    them in order, each once; ``steps`` are the first and the last step's number, ``None`` where there is no step among
+    them. ``share`` is its part of the generation.
     """
 
     generation: int
     begin: int
     end: int
+    offset: int
     stages: tuple[str, ...]
     steps: Range | None
     share: float
@@ -96,6 +99,7 @@ def _stretch(one: Measured, run: Sequence[Span]) -> Stretch:
         generation=one.generation.index,
         begin=begin,
         end=end,
+        offset=begin - one.stages.generate.begin,
         stages=tuple(dict.fromkeys(span.name for span in run)),
         steps=(steps[0], steps[-1]) if steps else None,
         share=ratio(end - begin, one.account.generate) or 0.0,

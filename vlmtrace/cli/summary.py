@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ from rich.console import Console
 from vlmtrace import api
 from vlmtrace.analysis.summary import Summary, summarise
 from vlmtrace.cli import destination
-from vlmtrace.report import FORMATS, SummaryTable, render
+from vlmtrace.report import FORMATS, SummaryTable, render, view
 
 __all__ = ["show", "summary"]
 
@@ -19,11 +20,15 @@ __all__ = ["show", "summary"]
 @click.command(context_settings={"show_default": True})
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="How to show the summary.")
-def summary(files: tuple[Path, ...], form: str) -> None:
+@click.option("--clock", "clock", is_flag=True, help="Show how the GPU's clock was laid on the host's, and how well.")
+@click.option("--launch", "launch", is_flag=True, help="Show the evidence of each verdict, and host-bound stretches.")
+def summary(files: tuple[Path, ...], form: str, *, clock: bool, launch: bool) -> None:
     """Show where the time went in each trace FILE (default: the newest one in this folder).
 
-    Several files give one table after another, or with --format json one array.
+    Several files give one table after another, or with --format json one array. JSON has what --clock and --launch
+    show without being asked.
     """
+    views = [name for name, asked in (("clock", clock), ("launch", launch)) if asked]
     paths = files or (destination.newest(),)
     if not files:
         click.echo(f"Reading {paths[0]}", err=True)
@@ -36,13 +41,13 @@ def summary(files: tuple[Path, ...], form: str) -> None:
             click.echo()
         if len(summaries) > 1:
             click.echo(f"<!-- {paths[number]} -->" if form == "markdown" else f"{paths[number]}:")
-        show(each, form)
+        show(each, form, views)
 
 
-def show(summary: Summary, form: str, *, err: bool = False) -> None:
-    """Print a summary in one of the report's formats on stdout, or with ``err`` on stderr."""
+def show(summary: Summary, form: str, views: Sequence[str] = (), *, err: bool = False) -> None:
+    """Print a summary in one of the report's formats, with some of its views, on stdout, or with ``err`` on stderr."""
     stream = sys.stderr if err else sys.stdout
     if form == "table" and stream.isatty():
-        Console(file=stream, highlight=False).print(SummaryTable(summary))
+        Console(file=stream, highlight=False).print(SummaryTable(summary, view(summary, views)))
     else:
-        click.echo(render(summary, form), nl=False, err=err)
+        click.echo(render(summary, form, views=views), nl=False, err=err)

@@ -9,7 +9,7 @@ from vlmtrace.analysis.rows import OTHER
 from vlmtrace.timeline import names
 from vlmtrace.units import NS_PER_MS
 
-__all__ = ["COLUMNS", "METRICS", "STAGES", "Metric"]
+__all__ = ["CLOCK", "COLUMNS", "METRICS", "STAGES", "STRETCHES", "Metric"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +113,32 @@ COLUMNS: Final = {
     "launching it / duration (decode: summed over steps)",
 }
 """What each column of a stage row means."""
+
+CLOCK: Final = {
+    "drift_ppb": "fitted rate of the device's clock against the host's, in parts per 1e9, over all anchors of a "
+    "thread; null where the anchors lie too close together to tell it",
+    "bound_ns": "half the width of the interval that holds the generation's offset: no time of it is further from the "
+    "truth on the host's clock",
+    "offset_ns": "what was added to device times at the generation's first mark",
+    "residual_ns": "how far the worst anchor lies outside the fitted line, part of the bound",
+    "chain_ns": "what chained elapsed times may have added up to, part of the bound",
+    "widened_ns": "how much the interval had to grow because marks and anchors contradict each other; 0 where they do "
+    "not",
+    "anchors": "readings of both clocks together, each counted once",
+    "anchor_width_ns": "time between the two readings of the host's clock around that of the device's",
+    "wall_minus_device_ns": "the host's wall time of the call minus its length on the device's clock, which is the "
+    "lead at its entry minus the lead at its return; null where it broke off",
+}
+"""What each key of a summary's clock means."""
+
+STRETCHES: Final = {
+    "stretch": "consecutive vision, prefill and step spans, each host-bound by its own verdict and begun within the "
+    "same tolerance of being launched, with what lies between them: at both ends of each the device had caught up with "
+    "the host, but for that tolerance",
+    "length_ms": "from the begin of the first to the end of the last; the most that the device can have waited there, "
+    "not its idle time, which marks alone do not tell",
+    "begin_ms": "from the begin of generate",
+    "share": "length / generate of that generation (of all: / sum of generate over the counted generations)",
+    "count": "all stretches of the counted generations; the longest of them are listed",
+}
+"""What each key of a summary's host-bound stretches means."""

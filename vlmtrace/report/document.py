@@ -14,7 +14,9 @@ from vlmtrace.analysis.launch import GPU_FROM, HOST_TO, UNKNOWN_FROM, Judgement
 from vlmtrace.analysis.measured import Measured
 from vlmtrace.analysis.rows import Range, StageRow
 from vlmtrace.analysis.summary import Summary
+from vlmtrace.report.clock import clock_document
 from vlmtrace.report.definitions import COLUMNS, METRICS, STAGES
+from vlmtrace.report.launch import stretch_document
 from vlmtrace.report.syncs import sync_document
 from vlmtrace.timeline.recording import Json, TracedModel
 from vlmtrace.units import NS_PER_MS
@@ -68,6 +70,8 @@ def document(summary: Summary) -> dict[str, Json]:
             "clock_bound_ms": _ms(summary.tracing.clock_bound),
         },
         "syncs": sync_document(summary),
+        "clock": clock_document(summary),
+        "host_bound_stretches": stretch_document(summary),
         "findings": [
             {"slug": finding.slug.value, "evidence": finding.evidence, "remedy": finding.remedy}
             for finding in summary.findings

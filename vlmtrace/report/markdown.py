@@ -8,6 +8,7 @@ from typing import Final
 
 from vlmtrace.analysis.summary import Summary
 from vlmtrace.report import lines, syncs
+from vlmtrace.report.sections import Section
 
 __all__ = ["markdown_text"]
 
@@ -15,8 +16,8 @@ _SPECIAL: Final = re.compile(r"([\\`*_\[\]<>|~&$])")
 _LINKING: Final = re.compile(r"([#@])(?=\w)")
 
 
-def markdown_text(summary: Summary) -> str:
-    """The summary as GitHub-flavoured Markdown: a title, the stage table, and lists below it."""
+def markdown_text(summary: Summary, sections: Sequence[Section] = ()) -> str:
+    """The summary as GitHub-flavoured Markdown: a title, the stage table, lists and ``sections`` below it."""
     out = [f"**{_line(lines.title(summary))}**", "", _line(lines.subtitle(summary)), ""]
     shown = lines.rows(summary)
     if shown:
@@ -33,6 +34,8 @@ def markdown_text(summary: Summary) -> str:
     for finding in summary.findings:
         slug, evidence, remedy = lines.finding_text(finding)
         out.append(f"- **{slug}**: {_escaped(evidence)} → {_escaped(remedy)}")
+    for section in sections:
+        out += ["", *_section(section)]
     return "\n".join(out) + "\n"
 
 
@@ -46,6 +49,18 @@ def _syncs(summary: Summary) -> list[str]:
         out += [_row(("per generation", "stage", "line", "function")), "| --: | :-- | :-- | :-- |"]
         out += [*(_row((row.count, row.stage, row.place, row.function)) for row in shown), ""]
     return [*out, _line(syncs.sync_footnotes(summary)), ""]
+
+
+def _section(section: Section) -> list[str]:
+    out = [f"**{_escaped(section.title)}**", ""]
+    out += [f"- {_line(parts)}" for parts in section.lines]
+    if section.rows:
+        rule = (":--" if section.is_words(column) else "--:" for column in range(len(section.headings)))
+        out += [""] if section.lines else []
+        out += [_row(section.headings), f"| {' | '.join(rule)} |", *map(_row, section.rows)]
+    for parts in section.notes:
+        out += ["", _line(parts)]
+    return out
 
 
 def _row(cells: Sequence[str], *, keep_indent: bool = False) -> str:

@@ -15,6 +15,7 @@ from rich.text import Text
 from vlmtrace.analysis.launch import Verdict
 from vlmtrace.analysis.summary import Summary
 from vlmtrace.report import lines, syncs
+from vlmtrace.report.sections import Section
 
 __all__ = ["WIDTH", "SummaryTable", "table_text"]
 
@@ -27,9 +28,13 @@ _VERDICT_STYLES: Final = {Verdict.GPU: "green", Verdict.MIXED: "yellow", Verdict
 
 @dataclass(frozen=True, slots=True)
 class SummaryTable:
-    """A summary that rich can print: ``console.print(SummaryTable(summary))``. Foreign text is never read as markup."""
+    """A summary that rich can print: ``console.print(SummaryTable(summary))``. Foreign text is never read as markup.
+
+    ``sections`` are printed below it.
+    """
 
     summary: Summary
+    sections: Sequence[Section] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         summary, width = self.summary, options.max_width
@@ -47,15 +52,17 @@ class SummaryTable:
         yield from _syncs(summary, width)
         for finding in summary.findings:
             yield _finding(*lines.finding_text(finding))
+        for section in self.sections:
+            yield from _section(section, width)
 
 
-def table_text(summary: Summary, width: int = WIDTH) -> str:
+def table_text(summary: Summary, sections: Sequence[Section] = (), width: int = WIDTH) -> str:
     """The table as plain text, ``width`` columns wide, whatever the environment says about colours."""
     out = StringIO()
     console = Console(
         file=out, width=width, color_system=None, force_terminal=False, no_color=True, legacy_windows=False, _environ={}
     )
-    console.print(SummaryTable(summary))
+    console.print(SummaryTable(summary, sections))
     return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
 
 
@@ -90,6 +97,23 @@ def _syncs(summary: Summary, width: int) -> Iterator[RenderableType]:
             grid.add_row(Text(row.count), Text(row.stage), place)
         yield grid
     yield from _packed(syncs.sync_footnotes(summary), width, "dim")
+
+
+def _section(section: Section, width: int) -> Iterator[RenderableType]:
+    yield Text()
+    yield Text(section.title, style="bold")
+    for parts in section.lines:
+        yield from _packed(parts, width)
+    if section.rows:
+        table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
+        for column, heading in enumerate(section.headings):
+            words = section.is_words(column)
+            table.add_column(heading, justify="left" if words else "right", overflow="fold")
+        for row in section.rows:
+            table.add_row(*map(Text, row))
+        yield table
+    for parts in section.notes:
+        yield from _packed(parts, width, "dim")
 
 
 def _finding(slug: str, evidence: str, remedy: str) -> Table:
