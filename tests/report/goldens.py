@@ -12,7 +12,7 @@ from tests.synthetic import COLD, MS, US, WARMED, Shape, recording
 from vlmtrace.analysis.summary import summarise
 from vlmtrace.report import VIEWS, plan_text, render
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import FoundStage, Recording, TracedModel
+from vlmtrace.timeline.recording import FoundStage, Recording, SyncSite, TracedModel
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -76,6 +76,20 @@ def cold_with_one_token() -> Recording:
     return replace(recording(Shape(role=COLD, steps=0)), incomplete="interrupted")
 
 
+def audited() -> Recording:
+    """The one on a GPU, and the lines that its model waited at in two generations under a sync audit."""
+    qwen = "transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py"
+    tower = "Qwen2_5_VLVisionAttention.forward"
+    sites = (
+        SyncSite(qwen, 235, tower, names.ENCODER, 192),
+        SyncSite(qwen, 412, "Qwen2_5_VisionTransformerPretrainedModel.get_window_index", names.ENCODER, 24),
+        SyncSite("transformers/generation/utils.py", 2790, "GenerationMixin._sample", names.GAP, 60),
+        SyncSite("job.py", 17, "<lambda>", names.MERGE, 3),
+        SyncSite(qwen, 1180, "Qwen2_5_VLModel.get_image_features", names.VISION, 2),
+    )
+    return replace(on_a_gpu(), syncs=sites, audited=2)
+
+
 def texts() -> dict[str, str]:
     """Every golden text by its file name, as the code renders it now."""
     gpu, host, cold = map(summarise, (on_a_gpu(), on_the_host(), cold_with_one_token()))
@@ -88,6 +102,8 @@ def texts() -> dict[str, str]:
         "host.txt": render(host),
         "host-views.txt": render(host, views=VIEWS),
         "cold.txt": render(cold),
+        "audited.txt": render(summarise(audited())),
+        "audited.md": render(summarise(audited()), "markdown"),
         "plan.txt": plan_text(MODEL),
     }
 

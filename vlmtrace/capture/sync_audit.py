@@ -37,7 +37,7 @@ _MESSAGE: Final = "called a synchronizing CUDA operation"
 _PROTOTYPE: Final = "Synchronization debug mode is a prototype"
 """What torch says once when the mode is first set: that it does not see everything. So do we, with what it misses."""
 
-_NOT_A_USERS: Final = ("torch", "warnings")
+_NOT_A_USERS: Final = ("torch", "warnings", "_py_warnings")
 _STAGES: Final = frozenset(
     (
         *names.OTHER_PARTS,
