@@ -59,6 +59,7 @@ def test_more_visions_than_images_are_repeated() -> None:
         {"images": 3},
         {},  # nobody knows how many images there were
         {"images": 1, "shapes": {"pixel_values_videos": [1, 4, 3, 8, 8]}},
+        {"images": 1, "shapes": {"pixel_values": [1, 3, 3, 8, 8]}},  # three tiles
     ],
 )
 def test_visions_that_images_or_videos_may_explain_are_not_repeated(inputs: dict[str, Json]) -> None:

@@ -69,7 +69,7 @@ def gather(recording: Recording) -> tuple[StageSpans, ...]:
         if index == NONE:
             index = request_of.get(spans.parent[row], NONE)
         if index != NONE:
-            found[index][name].append(spans[row])
+            found[index][name].append(Span(spans, row))
     return tuple(
         _sorted_out(generation, recording.generate_span(generation), found[generation.index])
         for generation in recording.generations

@@ -56,7 +56,7 @@ def warm_up_drift(case: Case) -> Finding | None:
 
 def outlier_steps(case: Case) -> Finding | None:
     """Steps longer than :data:`OUTLIER_FROM` times the median of theirs, with what the host did meanwhile."""
-    outliers, steps = _outliers(case.counted)
+    outliers, durations = _outliers(case.counted)
     if not outliers:
         return None
     causes = [(name, _Busy(case.recording, name)) for name in _CAUSES]
@@ -69,29 +69,32 @@ def outlier_steps(case: Case) -> Finding | None:
             why = "".join(f" ({name} {duration_text(ns)})" for name, ns in during)
             told.append(f"#{one.generation.index} step {span.number} {duration_text(span.duration)}{why}")
     more = f" and {len(outliers) - _SHOWN:,} more" if len(outliers) > _SHOWN else ""
-    durations = [span.duration for span in steps]
     middle, p99 = median(durations) or 0, percentile(durations, 99) or 0
     remedies = [_CAUSES[name] for name in _CAUSES if seen[name]]
     return Finding(
         Slug.OUTLIER_STEPS,
-        f"{len(outliers):,} of {counted_text(len(steps), 'step')} longer than {OUTLIER_FROM} × the median "
+        f"{len(outliers):,} of {counted_text(len(durations), 'step')} longer than {OUTLIER_FROM} × the median "
         f"(p50 {duration_text(middle)}, p99 {duration_text(p99)}): {', '.join(told)}{more}",
         "; ".join(remedies) or "look at them in the trace; more generations keep them out of p50",
     )
 
 
-def _outliers(counted: Sequence[Measured]) -> tuple[list[tuple[Measured, Span]], list[Span]]:
-    """The outliers, longest first, and all steps; each judged against those of like generations."""
-    groups: defaultdict[str, list[tuple[Measured, Span]]] = defaultdict(list)
+def _outliers(counted: Sequence[Measured]) -> tuple[list[tuple[Measured, Span]], list[int]]:
+    """The outliers, longest first, and how long all steps took; each judged against those of like generations."""
+    groups: defaultdict[str, list[Measured]] = defaultdict(list)
     for one in counted:
-        groups[_setting(one)].extend((one, span) for span in one.stages.steps)
+        groups[_setting(one)].append(one)
     found: list[tuple[Measured, Span]] = []
+    everything: list[int] = []
     for group in groups.values():
-        middle = median([span.duration for _, span in group]) or 0
-        if len(group) >= _ENOUGH_STEPS:
-            found.extend(pair for pair in group if pair[1].duration > OUTLIER_FROM * middle)
+        durations = [step for one in group for step in one.account.steps]
+        limit = OUTLIER_FROM * (median(durations) or 0)
+        everything += durations
+        if len(durations) >= _ENOUGH_STEPS and max(durations) > limit:
+            pairs = ((one, *pair) for one in group for pair in zip(one.stages.steps, one.account.steps, strict=True))
+            found += [(one, span) for one, span, duration in pairs if duration > limit]
     found.sort(key=lambda pair: -pair[1].duration)
-    return found, [span for group in groups.values() for _, span in group]
+    return found, everything
 
 
 def _setting(one: Measured) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from vlmtrace.analysis.case import Case, Finding, Slug, counted_text
 from vlmtrace.analysis.measured import Measured
 from vlmtrace.analysis.stats import median
@@ -33,11 +35,21 @@ def vision_repeated(case: Case) -> Finding | None:
 
 
 def _more_than_images(one: Measured) -> bool:
-    """Whether there are more vision spans than one per image; not where videos may have asked for theirs."""
+    """Whether there are more vision spans than one per image, or per tile where images come in tiles.
+
+    Not where videos may have asked for theirs.
+    """
     images, shapes = one.generation.inputs.get("images"), one.generation.inputs.get("shapes")
-    if not isinstance(images, int) or (isinstance(shapes, dict) and any("video" in name for name in shapes)):
+    if not isinstance(images, int):
         return False
-    return len(one.stages.vision) > max(1, images)
+    most = max(1, images)
+    for name, shape in shapes.items() if isinstance(shapes, dict) else ():
+        if "video" in name:
+            return False
+        if "pixel" in name and isinstance(shape, list):
+            # All but channels, height and width count pictures: (batch, tiles, channels, height, width).
+            most = max(most, prod(size for size in shape[:-3] if isinstance(size, int)))
+    return len(one.stages.vision) > most
 
 
 def prefill_recomputed(case: Case) -> Finding | None:
