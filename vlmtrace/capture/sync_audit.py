@@ -79,7 +79,7 @@ def check_device(device: str | torch.device) -> None:
     """
     if torch.device(device).type != "cuda":
         raise UsageError(
-            f"an audit of synchronisations needs a CUDA device, and this would run on '{device}'",
+            f"a sync audit (--audit-syncs) needs a CUDA device, and this would run on '{device}'",
             "leave it out, or run where there is a GPU",
         )
 
