@@ -108,3 +108,37 @@ def test_removing_leaves_no_finder(source: str) -> None:
     patched.install()
     patched.remove()
     assert sys.meta_path == before
+
+
+def test_what_a_program_puts_in_the_place_of_a_wrap_is_left_to_it(source: str) -> None:
+    module = importlib.import_module(source)
+    patched = patches(source, [])
+    patched.install()
+
+    def own(_self: object, x: int) -> int:
+        return x
+
+    module.Base.run = own
+    patched.remove()
+    assert module.Base.run is own
+
+
+def test_a_static_method_of_the_same_name_is_left_as_it_is(source: str) -> None:
+    module = importlib.import_module(source)
+    told: list[str] = []
+    patched = patches(source, told)
+    patched.install()
+    late = type("Late", (module.Base,), {"run": staticmethod(lambda x: ("static", x))})
+    assert late().run(1) == ("static", 1)
+    patched.remove()
+    assert told == []
+
+
+def test_a_program_that_takes_the_finder_away_does_not_hinder_removing(source: str) -> None:
+    before = list(sys.meta_path)
+    patched = patches(source, [])
+    patched.install()
+    (finder,) = (one for one in sys.meta_path if one not in before)
+    sys.meta_path.remove(finder)
+    patched.remove()
+    assert sys.meta_path == before

@@ -7,13 +7,14 @@ variables that a script sets before importing it must still count. Everything is
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Final
 
 __all__ = ["Family", "Patches"]
@@ -53,7 +54,8 @@ class Patches:
 
     def remove(self) -> None:
         if self._watch is not None:
-            sys.meta_path.remove(self._watch)
+            with contextlib.suppress(ValueError):  # the program may have changed the list
+                sys.meta_path.remove(self._watch)
             self._watch = None
         while self._undo:
             self._undo.pop()()
@@ -67,9 +69,10 @@ class Patches:
     def _patch_class(self, cls: type, methods: dict[str, Around]) -> None:
         for name, around in methods.items():
             original = cls.__dict__.get(name)
-            if callable(original) and getattr(original, _MARK, None) is None:
-                setattr(cls, name, _wrapped(original, around))
-                self._undo.append(functools.partial(setattr, cls, name, original))
+            if isinstance(original, FunctionType) and not hasattr(original, _MARK):
+                wrapper = _wrapped(original, around)
+                setattr(cls, name, wrapper)
+                self._undo.append(functools.partial(_put_back, cls, name, wrapper, original))
 
     def _watch_subclasses(self, base: type, methods: dict[str, Around]) -> None:
         """Patch classes defined from now on, after whatever the base does with its new subclasses."""
@@ -105,6 +108,11 @@ def _wrapped(original: Callable[..., Any], around: Around) -> Callable[..., Any]
 
     setattr(wrapper, _MARK, original)
     return wrapper
+
+
+def _put_back(cls: type, name: str, wrapper: Any, original: Any) -> None:
+    if cls.__dict__.get(name) is wrapper:  # else the program has put something of its own there since
+        setattr(cls, name, original)
 
 
 def _subclasses(base: type) -> Iterator[type]:
