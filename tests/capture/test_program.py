@@ -112,6 +112,35 @@ def test_processes_spawned_by_a_program_find_its_functions(folder: Path) -> None
     assert _python("-c", _IN_PROCESS, "job.py", cwd=folder).stdout == "[42]\n"
 
 
+def test_a_child_that_a_program_forks_ends_where_its_own_code_ends(folder: Path) -> None:
+    _write(
+        folder / "job.py",
+        "import os, sys\n"
+        "child = os.fork()\n"
+        "if child == 0: sys.exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n",
+    )
+    in_process = _IN_PROCESS.replace("sys.exit(", "code = (") + "; print('ended once'); sys.exit(code)"
+
+    assert _python("-c", in_process, "job.py", cwd=folder).stdout == "7\nended once\n"
+
+
+def test_a_recording_inside_a_recorded_program_is_refused_in_one_line(folder: Path, capsys) -> None:
+    _write(
+        folder / "job.py",
+        "from vlmtrace.errors import VlmtraceError\n"
+        "\n"
+        "raise VlmtraceError('a recording is already running in this process', 'end it')\n",
+    )
+
+    outcome = program.run(program.parse(["job.py"]))
+
+    assert capsys.readouterr().err == (
+        f"vlmtrace: error: {folder / 'job.py'}, line 3: a recording is already running in this process: end it\n"
+    )
+    assert outcome.exit_code == 1
+
+
 def test_what_ended_a_program_is_told_and_never_raised(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def outcome(code: str) -> Outcome:
         return program.run(Program("code", code, ()))

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import threading
+import traceback
 import types
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vlmtrace.errors import UsageError
+from vlmtrace.errors import UsageError, VlmtraceError
 
 __all__ = ["EXIT_INTERRUPTED", "Outcome", "Program", "parse", "run"]
 
@@ -85,8 +86,10 @@ def run(program: Program) -> Outcome:
 
     Raises:
         UsageError: there is no such module, or it cannot be run.
+        SystemExit: in a process that the program forked, at that one's end.
     """
     threads = set(threading.enumerate())
+    process = os.getpid()
     with _own_process_state(program) as main:
         if program.unbuffered and isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(write_through=True)
@@ -98,6 +101,9 @@ def run(program: Program) -> Outcome:
         except KeyboardInterrupt:
             outcome = Outcome(EXIT_INTERRUPTED, "KeyboardInterrupt")
         _flush()
+        if os.getpid() != process:
+            # A child that the program forked has come to its end: it is no business of whoever called here.
+            raise SystemExit(outcome.exit_code)
         return outcome
 
 
@@ -129,11 +135,20 @@ def _exited(code: object) -> Outcome:
 def _failed(error: BaseException) -> Outcome:
     _without_own_frames(error, set())
     _flush()
+    if isinstance(error, VlmtraceError):  # what the program asked of this package, which says what to do instead
+        sys.stderr.write(f"vlmtrace: error: {_place(error)}{error}\n")
+        return Outcome(1, f"{type(error).__name__}: {error}")
     # The program may have set a hook of its own, and it would be called here too.
     sys.excepthook(type(error), error, error.__traceback__)
     text = " ".join(str(error).split())
     line = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return Outcome(EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1, line)
+
+
+def _place(error: BaseException) -> str:
+    """Where the program was when the error was raised: ``job.py, line 7: ``; its tracer's frames are gone already."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
 
 
 def _without_own_frames(error: BaseException, seen: set[int]) -> None:
