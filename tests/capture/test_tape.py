@@ -124,3 +124,24 @@ def test_after_ten_minutes_a_step_is_as_precise_as_after_one_second(host: FakeHo
     errors = [abs(a - b) for a, b in zip(steps, truth, strict=True)]
     assert max(errors[-20:]) <= 200, "the last steps are off by more than float32 at one second explains"
     assert max(abs(a - b) for a, b in zip(placed, true, strict=True)) <= fitted.bound_ns
+
+
+def test_a_closed_tape_takes_no_more_marks_and_leaves_the_device_alone(host: FakeHost) -> None:
+    device = FakeDevice(host)
+    tape = Tape(device, 8, host.now)
+    tape.anchor()
+    tape.enter(0)
+    tape.wait(tape.fence())
+    tape.resolve()
+    tape.close()
+    tape.leave(0)
+    tape.reserve(100)
+    assert len(tape.marks) == 1
+    assert not device.alive
+
+
+def test_a_tape_that_another_thread_is_writing_keeps_its_events(host: FakeHost) -> None:
+    device = FakeDevice(host)
+    tape = Tape(device, 8, host.now)
+    tape.close(in_use=True)
+    assert device.alive

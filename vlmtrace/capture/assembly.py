@@ -188,12 +188,13 @@ def _closed(run: Sequence[Node]) -> Iterator[Node]:
 def _prefill(run: Sequence[Node]) -> Node:
     """One prefill, from the first chunk's entry to the last one's logits."""
     first = run[0]
-    args: dict[str, int | str] = {} if first.number == NONE else {"input_tokens": first.number}
+    chunks = [node for node in run if node.name == names.PREFILL]
+    known = all(chunk.number != NONE for chunk in chunks)
+    args: dict[str, int | str] = {"input_tokens": sum(chunk.number for chunk in chunks)} if known else {}
     if len(run) == 1:
         first.number = NONE
         first.args.update(args)
         return first
-    chunks = [node for node in run if node.name == names.PREFILL]
     for number, chunk in enumerate(chunks):
         chunk.name, chunk.number = names.PREFILL_CHUNK, number
     incomplete = any(chunk.incomplete for chunk in chunks)

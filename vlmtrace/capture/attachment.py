@@ -1,9 +1,10 @@
 """Attachment: listeners on one model for the time of one ``generate()``, and nothing left behind.
 
 Only boundaries are announced here. Modules get forward hooks; what is not a module call is wrapped on the instance:
-feature methods, ``_prefill`` (to tell prefill from decode in every mode), ``get_compiled_call`` (a compiled step is
-timed at its call site, since hooks are traced into a graph or lost), the stopping criteria (one call per new token)
-and the logits processors (whose making names the prompt's length).
+feature methods, ``_prefill`` (to tell prefill from decode in every mode), ``get_compiled_call`` and what
+``module.compile()`` puts in place (compiled code is timed at its call site, since hooks are traced into a graph or
+lost), the stopping criteria (called when a token has been appended) and the logits processors (whose making begins a
+loop and names the prompt's length).
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-from vlmtrace.capture.discovery.anatomy import Anatomy
-from vlmtrace.capture.listeners import Listener
+from vlmtrace.capture.discovery.anatomy import Anatomy, Part
+from vlmtrace.capture.observed import CURRENT, Observed
 from vlmtrace.timeline import names
 from vlmtrace.timeline.spans import NONE
 
-__all__ = ["CURRENT", "Attachment", "Observed", "span_hooks"]
+__all__ = ["Attachment", "span_hooks"]
 
 _VISION: Final = names.KIND_OF[names.VISION]
 _ENCODER: Final = names.KIND_OF[names.ENCODER]
@@ -35,37 +36,17 @@ _LAYER: Final = names.KIND_OF[names.LAYER]
 _LM_HEAD: Final = names.KIND_OF[names.LM_HEAD]
 _TOKEN: Final = names.KIND_OF[names.TOKEN]
 
+_COMPILED: Final = "_compiled_call_impl"
+"""Where ``module.compile()`` puts the compiled call, which then runs in place of hooks and forward."""
+
 _is_compiling = torch.compiler.is_compiling
 
 
-@dataclass(slots=True, eq=False)
-class Observed:
-    """What one generation in progress has shown of itself on the host; read by the hooks of its thread only."""
-
-    listener: Listener
-    between_tokens: Callable[[], None]
-    generating: nn.Module
-    in_prefill: bool = False
-    seen_forward: bool = False
-    forward_kind: int = NONE
-    steps: int = 0
-    vision_depth: int = 0
-    prompt_tokens: int = NONE
-    visual_tokens: int = 0
-    mode: str = "eager"
-    generation_config: Any = None
-
-
-class _Current(threading.local):
-    observed: Observed | None = None
-
-
-CURRENT: Final = _Current()
-"""The generation that this thread is in, if any."""
-
-
 class Attachment:
-    """Hooks and wrappers of one model at one detail. ``attach`` and ``detach`` nest; the last detach removes all."""
+    """Hooks and wrappers of one model at one detail.
+
+    A context manager, entered by several threads at a time; whoever leaves last removes all.
+    """
 
     def __init__(self, anatomy: Anatomy, detail: str) -> None:
         self._anatomy = anatomy
@@ -74,13 +55,13 @@ class Attachment:
         self._lock = threading.Lock()
         self._hooks: list[Any] = []
         self._language_hooks: list[Any] = []
-        self._wrapped: list[tuple[nn.Module, str]] = []
+        self._wrapped: list[tuple[nn.Module, str, Any]] = []
 
-    def attach(self) -> None:
+    def __enter__(self) -> Attachment:
         with self._lock:
             self._users += 1
             if self._users > 1:
-                return
+                return self
             try:
                 self._hook_vision()
                 self._hook_language()
@@ -92,8 +73,11 @@ class Attachment:
                 self._remove()
                 self._users -= 1
                 raise
+        return self
 
-    def detach(self) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         with self._lock:
             self._users -= 1
             if self._users == 0:
@@ -104,41 +88,73 @@ class Attachment:
             handle.remove()
         self._hooks.clear()
         self._language_hooks.clear()
-        for module, name in reversed(self._wrapped):
-            module.__dict__.pop(name, None)
+        for module, name, before in reversed(self._wrapped):
+            if before is None:
+                module.__dict__.pop(name, None)
+            else:
+                module.__dict__[name] = before
         self._wrapped.clear()
 
     def drop_language_hooks(self) -> None:
-        """Before a compiled forward: hooks in its graph would break it, or make it again when they go."""
-        while self._language_hooks:
-            self._language_hooks.pop().remove()
+        """Before a compiled forward: hooks in its graph would break it, or make it again when they go.
+
+        They stay while another thread generates with the same model, perhaps eagerly.
+        """
+        with self._lock:
+            while self._users == 1 and self._language_hooks:
+                self._language_hooks.pop().remove()
 
     def _hook_vision(self) -> None:
         anatomy = self._anatomy
         for kind, parts in ((_ENCODER, anatomy.encoders), (_PROJECTOR, anatomy.projectors)):
             for number, part in enumerate(parts):
-                self._hooks += span_hooks(part.module, kind, number)
+                if part.module.__dict__.get(_COMPILED) is None:
+                    self._hooks += span_hooks(part.module, kind, number)
+                else:
+                    self._wrap(part.module, _COMPILED, functools.partial(_compiled_span, kind, number))
         if self._detail != "stage":
             for number, part in enumerate(anatomy.inner_projectors, start=len(anatomy.projectors)):
-                self._hooks += span_hooks(part.module, _PROJECTOR, number)
+                if not self._inside_compiled_encoder(part):
+                    self._hooks += span_hooks(part.module, _PROJECTOR, number)
         if self._detail == "layer":
             for number, part in enumerate(anatomy.vision_layers):
-                self._hooks += span_hooks(part.module, _VISION_LAYER, number)
+                if not self._inside_compiled_encoder(part):
+                    self._hooks += span_hooks(part.module, _VISION_LAYER, number)
+
+    def _inside_compiled_encoder(self, part: Part) -> bool:
+        """As :meth:`_inside_compiled`; a compiled model around it does not count, since vision may run before it."""
+        encoders = self._anatomy.encoders
+        return any(_is_compiled(one.module) and part.path.startswith(f"{one.path}.") for one in encoders)
 
     def _hook_language(self) -> None:
         anatomy = self._anatomy
         hooks = self._language_hooks
         for part in anatomy.generating:
-            hooks += _forward_hooks(part.module)
+            if part.module.__dict__.get(_COMPILED) is None:
+                hooks += _forward_hooks(part.module)
+            else:
+                self._wrap(part.module, _COMPILED, _compiled_forward)
         if self._detail == "stage":
             return
-        if anatomy.entry is not None:
+        if anatomy.entry is not None and not self._inside_compiled(anatomy.entry):
             hooks.append(anatomy.entry.module.register_forward_pre_hook(_language_entry, prepend=True))
-        if anatomy.lm_head is not None:
+        if anatomy.lm_head is not None and not self._inside_compiled(anatomy.lm_head):
             hooks += span_hooks(anatomy.lm_head.module, _LM_HEAD, NONE)
         if self._detail == "layer":
             for number, part in enumerate(anatomy.layers):
-                hooks += span_hooks(part.module, _LAYER, number)
+                if not self._inside_compiled(part):
+                    hooks += span_hooks(part.module, _LAYER, number)
+
+    def _inside_compiled(self, part: Part) -> bool:
+        """Whether a part runs in compiled code, where its hooks would show nothing and cost a recompilation."""
+        module: nn.Module | None = self._anatomy.root
+        for name in part.path.split("."):
+            if module is None:
+                return False
+            if _is_compiled(module):
+                return True
+            module = module._modules.get(name)
+        return False
 
     def _wrap_generating(self, module: nn.Module) -> None:
         self._wrap(module, "_prefill", _prefill)
@@ -149,10 +165,11 @@ class Attachment:
     def _wrap(self, module: nn.Module, name: str, wrapper: Callable[[nn.Module, Any], Any]) -> None:
         """Shadow a method on the instance. transformers reads signatures, which ``functools.wraps`` keeps."""
         original = getattr(module, name, None)
-        if original is None or name in module.__dict__:
+        if original is None or (module, name) in ((owner, taken) for owner, taken, _ in self._wrapped):
             return
+        before = module.__dict__.get(name)
         module.__dict__[name] = functools.wraps(original)(wrapper(module, original))
-        self._wrapped.append((module, name))
+        self._wrapped.append((module, name, before))
 
 
 def span_hooks(module: nn.Module, kind: int, number: int) -> Iterator[Any]:
@@ -176,40 +193,98 @@ def span_hooks(module: nn.Module, kind: int, number: int) -> Iterator[Any]:
     yield module.register_forward_hook(after, always_call=True)
 
 
+def _compiled_span(kind: int, number: int, module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001
+    """The same span around a module that ``module.compile()`` has compiled."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        observed = None if _is_compiling() else CURRENT.observed
+        if observed is None:
+            return original(*args, **kwargs)
+        observed.listener.enter(kind, number)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            observed.listener.leave(kind)
+
+    return call
+
+
 def _forward_hooks(module: nn.Module) -> Iterator[Any]:
     """A forward of the generating model: a prefill, its chunk, or a step. Other models' forwards are their own."""
 
-    def before(module: nn.Module, args: Any) -> None:  # noqa: ARG001
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         if _is_compiling():
             return
         observed = CURRENT.observed
-        if observed is not None and observed.generating is module:
-            _enter_forward(observed)
+        if observed is not None and observed.loop.model is module and not observed.in_compiled:
+            if _is_compiled(module):
+                observed.mode = "compiled"
+            _enter_forward(observed, args, kwargs)
 
     def after(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
         if _is_compiling():
             return
         observed = CURRENT.observed
-        if observed is not None and observed.generating is module:
+        if observed is not None and observed.loop.model is module and not observed.in_compiled:
             _leave_forward(observed)
 
-    yield module.register_forward_pre_hook(before, prepend=True)
+    yield module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
     yield module.register_forward_hook(after, always_call=True)
 
 
-def _enter_forward(observed: Observed) -> None:
-    if observed.in_prefill or not observed.seen_forward:
-        observed.seen_forward = True
+def _compiled_forward(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The same around a generating model that ``module.compile()`` has compiled."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        observed = None if _is_compiling() else CURRENT.observed
+        if observed is None or observed.loop.model is not module or observed.in_compiled:
+            return original(*args, **kwargs)
+        observed.mode = "compiled"
+        return _run_compiled(observed, original, args, kwargs)
+
+    return call
+
+
+def _run_compiled(observed: Observed, compiled: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    _enter_forward(observed, args, kwargs)
+    observed.in_compiled = True
+    try:
+        return compiled(*args, **kwargs)
+    finally:
+        observed.in_compiled = False
+        _leave_forward(observed)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether calling ``module`` runs compiled code: by ``module.compile()``, or a compiled function for a forward."""
+    own = module.__dict__
+    return own.get(_COMPILED) is not None or hasattr(own.get("forward"), "_torchdynamo_orig_callable")
+
+
+def _enter_forward(observed: Observed, args: Any, kwargs: Any) -> None:
+    loop = observed.loop
+    if loop.in_prefill or not loop.seen_forward:
         observed.forward_kind = _PREFILL
-        observed.listener.enter(_PREFILL, observed.prompt_tokens)
+        observed.listener.enter(_PREFILL, _input_tokens(args, kwargs))
     else:
         observed.forward_kind = _STEP
         observed.listener.enter(_STEP, observed.steps)
         observed.steps += 1
+    loop.seen_forward = loop.unmarked = True
 
 
 def _leave_forward(observed: Observed) -> None:
-    observed.listener.leave(observed.forward_kind)
+    kind = observed.forward_kind
+    if kind != NONE:  # else something raised before its entry was seen
+        observed.forward_kind = NONE
+        observed.listener.leave(kind)
+
+
+def _input_tokens(args: Any, kwargs: Any) -> int:
+    """How many tokens of each sequence a forward is given: less than the prompt where a cache holds the rest."""
+    given = (kwargs.get(name) for name in ("decoder_input_ids", "decoder_inputs_embeds", "input_ids", "inputs_embeds"))
+    tokens = next((value for value in (*given, *args) if isinstance(value, torch.Tensor) and value.dim() > 1), None)
+    return NONE if tokens is None else tokens.shape[1]
 
 
 def _language_entry(module: nn.Module, args: Any) -> None:  # noqa: ARG001
@@ -223,13 +298,14 @@ def _language_entry(module: nn.Module, args: Any) -> None:  # noqa: ARG001
 def _prefill(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
     def prefill(*args: Any, **kwargs: Any) -> Any:
         observed = CURRENT.observed
-        if observed is None or observed.generating is not module:
+        if observed is None or observed.loop.model is not module:
             return original(*args, **kwargs)
-        observed.in_prefill = True
+        loop = observed.loop
+        loop.in_prefill = True
         try:
             return original(*args, **kwargs)
         finally:
-            observed.in_prefill = False
+            loop.in_prefill = False
 
     return prefill
 
@@ -238,17 +314,13 @@ def _compiled_call(attachment: Attachment, module: nn.Module, original: Callable
     def get_compiled_call(*args: Any, **kwargs: Any) -> Any:
         compiled = original(*args, **kwargs)
         observed = CURRENT.observed
-        if observed is None or observed.generating is not module:
+        if observed is None or observed.loop.model is not module:
             return compiled
         observed.mode = "compiled"
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             attachment.drop_language_hooks()
-            _enter_forward(observed)
-            try:
-                return compiled(*args, **kwargs)
-            finally:
-                _leave_forward(observed)
+            return _run_compiled(observed, compiled, args, kwargs)
 
         return forward
 
@@ -258,8 +330,11 @@ def _compiled_call(attachment: Attachment, module: nn.Module, original: Callable
 def _logits_processor(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
     def get_logits_processor(*args: Any, **kwargs: Any) -> Any:
         observed = CURRENT.observed
-        if observed is not None and observed.generating is module:
-            observed.prompt_tokens = kwargs.get("input_ids_seq_length", NONE)
+        if observed is not None and observed.loop.model is module:
+            loop = observed.loop
+            loop.begun, loop.prompt_tokens = True, kwargs.get("input_ids_seq_length", NONE)
+            if observed.prompt_tokens == NONE:
+                observed.prompt_tokens = loop.prompt_tokens
         return original(*args, **kwargs)
 
     return get_logits_processor
@@ -269,7 +344,7 @@ def _stopping_criteria(module: nn.Module, original: Callable[..., Any]) -> Calla
     def get_stopping_criteria(*args: Any, **kwargs: Any) -> Any:
         criteria = original(*args, **kwargs)
         observed = CURRENT.observed
-        if observed is None or observed.generating is not module:
+        if observed is None or observed.loop.model is not module:
             return criteria
         observed.generation_config = kwargs.get("generation_config", args[0] if args else None)
         kind: type = type(criteria)
@@ -280,11 +355,15 @@ def _stopping_criteria(module: nn.Module, original: Callable[..., Any]) -> Calla
 
 @functools.cache
 def _marking(kind: Any) -> Any:
-    """The same list of criteria, which marks that a token has been appended before it asks whether to stop."""
+    """The same list of criteria, which marks that a token has been appended before it asks whether to stop.
+
+    Assisted decoding (up to transformers 5.17) also asks of drafts: there no forward has run since the last token.
+    """
 
     def call(self: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         observed = CURRENT.observed
-        if observed is not None:
+        if observed is not None and observed.loop.unmarked:
+            observed.loop.unmarked = False
             observed.listener.point(_TOKEN, input_ids.shape[-1])
             observed.between_tokens()
         return kind.__call__(self, input_ids, *args, **kwargs)

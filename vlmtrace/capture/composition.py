@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -20,16 +22,21 @@ from vlmtrace.timeline.spans import NONE, NewSpan, SpansBuilder
 from vlmtrace.timeline.validation import validate
 
 if TYPE_CHECKING:
-    from vlmtrace.capture.attachment import Observed
     from vlmtrace.capture.lanes import Lane, Voice
+    from vlmtrace.capture.observed import Observed
     from vlmtrace.capture.recorder import Recorder
 
-__all__ = ["Ended", "compose"]
+__all__ = ["STILL_RUNNING", "Ended", "compose"]
+
+STILL_RUNNING: Final = "still running when the recording ended"
 
 
 @dataclass(slots=True, eq=False)
 class Ended:
-    """What is kept of a generation until the recording is composed. ``first`` and ``last`` bound its marks."""
+    """What is kept of a generation until the recording is composed. ``first`` and ``last`` bound its marks.
+
+    It is ``running`` until everything about it is known; ``settling`` is held while that is found out.
+    """
 
     voice: Voice
     model: int
@@ -50,6 +57,27 @@ class Ended:
     output: dict[str, Json] = field(default_factory=dict)
     tags: dict[str, Json] = field(default_factory=dict)
     new_tokens: tuple[int, ...] = ()
+    running: bool = True
+    was_cut: bool = False
+    settling: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def noting_errors(self) -> Iterator[None]:
+        """Keep the first error that passes through as this generation's."""
+        try:
+            yield
+        except BaseException as error:
+            self.error = self.error or f"{type(error).__name__}: {error}".strip().rstrip(":")
+            raise
+
+    def cut(self) -> None:
+        """The recording ends. If the generation has not, it stays as it is, and says so."""
+        with self.settling:
+            if self.running:
+                self.running = False
+                self.error = self.error or STILL_RUNNING
+                self.last = self.voice.tape.written
+                self.was_cut = True
 
     def observe(self, observed: Observed, inputs: dict[str, Json]) -> None:
         """Take over what the hooks saw on the host."""
@@ -67,12 +95,19 @@ class Ended:
         if self.beams > 1:
             self.inputs["beams"] = self.beams
 
-    def count(self, ids: torch.Tensor, ends: frozenset[int]) -> None:
-        """Count each sequence's new tokens. ``ids`` has shape (sequences, prompt + new), on the host."""
-        start = max(0, self.prompt_tokens)
-        rows = ids[:, start:].tolist()
-        self.new_tokens = outcome.count_until_end(rows, ends)
-        self.output |= outcome.output_of(rows)
+    def count(self, answers: Sequence[tuple[int, torch.Tensor]], ends: frozenset[int]) -> None:
+        """Count each sequence's new tokens, over all loops.
+
+        ``answers`` are (prompt length, token ids); the ids have shape (sequences, prompt + new), on the host. Where
+        loops answer different numbers of sequences, or the prompt's length is unknown, nothing is counted.
+        """
+        if not answers or any(prompt == NONE for prompt, _ in answers):
+            return
+        loops = [ids[:, prompt:].tolist() for prompt, ids in answers]
+        if len({len(rows) for rows in loops}) == 1:
+            counts = [outcome.count_until_end(rows, ends) for rows in loops]
+            self.new_tokens = tuple(sum(column) for column in zip(*counts, strict=True))
+        self.output |= outcome.output_of([row for rows in loops for row in rows])
 
 
 def compose(recorder: Recorder, environment: dict[str, Json], incomplete: str | None) -> Recording:
@@ -145,9 +180,14 @@ class _Composer:
     def _forest(self, voice: Voice) -> list[Node]:
         """The spans of one voice; each generation's boundaries have become its stages."""
         tape = voice.tape
-        voice.anchor()
-        tape.close()
         own = [ended for ended in self.ended if ended.voice is voice]
+        in_use = any(ended.was_cut for ended in own)
+        if in_use:
+            # Its thread goes on asking things of the device: there is no idle moment to resolve at.
+            tape.lose()
+        else:
+            voice.anchor()
+        tape.close(in_use=in_use)
         roots = forest(tape.marks, self._axis(voice, own), self.recorder.texts.__getitem__)
         found = [node for root in roots for node in root.walk() if node.name in (names.GENERATE, names.WARMUP)]
         for ended, node in zip(own, found, strict=True):
@@ -210,27 +250,19 @@ class _Composer:
 
     def _describe(self, ended: Ended, generate: Node) -> None:
         """Arguments that only the generation as a whole tells: sequence lengths, image and token counts."""
-        length = ended.prompt_tokens
         knows_cache = ended.uses_cache and ended.prompt_tokens > 0
-        tokens = [node for node in generate.children if node.name == names.TOKEN]
-        for index, token in enumerate(tokens):
-            appended = token.number - length if length > 0 else 1
-            length = token.number
-            token.number = index
-            if appended != 1:
-                token.args["appended"] = appended
-            token.args["length"] = length
+        tokens = _number_tokens(generate, ended.prompt_tokens)
         _number_steps(generate, tokens, knows_cache)
         if ended.error is not None:
             _mark_unfinished(generate, tokens)
-        for node in generate.children:
-            if node.name == names.PREFILL and knows_cache:
-                node.args["kv"] = ended.prompt_tokens
+        prefill = next((node for node in generate.children if node.name == names.PREFILL), None)
+        if prefill is not None and knows_cache:
+            prefill.args["kv"] = ended.prompt_tokens
         self._place(ended, generate)
 
     def _place(self, ended: Ended, generate: Node) -> None:
         """Module paths of what was numbered by discovery, and what a vision span looked at."""
-        paths = self.recorder.paths[ended.model]
+        paths = self.recorder.plans.paths[ended.model]
         for node in generate.walk():
             known = paths.get(node.name)
             if known is not None:
@@ -320,7 +352,7 @@ class _Composer:
                 origin_unix_ns=recorder.origin[1],
                 environment=environment,
                 workload=dict(recorder.workload),
-                models=tuple(replace(model, random_weights=random) for model in recorder.models),
+                models=tuple(replace(model, random_weights=random) for model in recorder.plans.models),
                 generations=generations,
                 tracks=tuple(self.tracks),
                 spans=spans,
@@ -332,6 +364,24 @@ class _Composer:
         )
 
 
+def _number_tokens(generate: Node, prompt: int) -> list[Node]:
+    """The token marks in order, numbered, with the length of the sequence and what was appended to it, if not one."""
+    tokens: list[Node] = []
+    length, prefills = prompt, 0
+    for node in sorted(generate.children, key=lambda child: child.begin):
+        if node.name == names.PREFILL:
+            prefills += 1
+            if prefills > 1:
+                length = NONE  # another loop, with a prompt of its own
+        elif node.name == names.TOKEN:
+            if length >= 0 and node.number - length != 1:
+                node.args["appended"] = node.number - length
+            length = node.args["length"] = node.number
+            node.number = len(tokens)
+            tokens.append(node)
+    return tokens
+
+
 def _number_steps(generate: Node, tokens: Sequence[Node], knows_cache: bool) -> None:
     """Each step's tokens so far, and the length of its cache: the sequence as it stood at the token before it."""
     before = 0
@@ -340,7 +390,8 @@ def _number_steps(generate: Node, tokens: Sequence[Node], knows_cache: bool) -> 
             before += 1
         if knows_cache and before:
             step.args["kv"] = tokens[before - 1].args["length"]
-        step.args["tokens"] = before
+        if tokens:
+            step.args["tokens"] = before
 
 
 def _mark_unfinished(generate: Node, tokens: Sequence[Node]) -> None:

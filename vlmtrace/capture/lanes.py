@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from vlmtrace.capture.attachment import CURRENT, Observed, span_hooks
+from vlmtrace.capture.attachment import span_hooks
 from vlmtrace.capture.clocks import DeviceClock, clock_of, monotonic_ns
 from vlmtrace.capture.listeners import Fanout, Listener, NvtxRanges
+from vlmtrace.capture.observed import CURRENT, Loop, Observed
 from vlmtrace.capture.tape import Tape
 from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import Json
 
 __all__ = ["Lane", "Lanes", "Voice", "settle_device"]
 
@@ -67,6 +70,8 @@ class Voice:
         A device that answers with an error is lost from then on: host times are all that is left.
         """
         tape = self.tape
+        if tape.closed:
+            return
         if tape.clock is None or self.lost:
             tape.lose()
             return
@@ -88,12 +93,28 @@ class Voice:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One thread: a voice per clock (``None`` is the host's), and how deep it is in calls that are told only once."""
+    """One thread: a voice per clock (``None`` is the host's), whether it is in a call that is told only once.
+
+    ``output`` is what is kept of the output of its latest generation.
+    """
 
     thread: int
     name: str
+    owner: weakref.ref[threading.Thread]
     voices: dict[int | None, Voice] = field(default_factory=dict)
     busy: bool = False
+    output: dict[str, Json] | None = None
+
+    def retire_if_ended(self) -> bool:
+        """Give back the events of a thread that marks no more: a server may begin one for each request."""
+        thread = self.owner()
+        if thread is not None and thread.is_alive():
+            return False
+        for voice in self.voices.values():
+            if len(voice.tape):
+                voice.anchor()
+            voice.tape.close()
+        return True
 
 
 class Lanes:
@@ -105,6 +126,7 @@ class Lanes:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._clocks: dict[int, DeviceClock] = {}
+        self._alive: list[Lane] = []
         self.all: list[Lane] = []
 
     def here(self) -> Lane:
@@ -112,9 +134,11 @@ class Lanes:
         lane: Lane | None = getattr(self._local, "lane", None)
         if lane is None:
             thread = threading.current_thread()
-            lane = Lane(threading.get_native_id(), thread.name)
+            lane = Lane(threading.get_native_id(), thread.name, weakref.ref(thread))
             self._local.lane = lane
             with self._lock:
+                self._alive = [other for other in self._alive if not other.retire_if_ended()]
+                self._alive.append(lane)
                 self.all.append(lane)
         return lane
 
@@ -168,7 +192,7 @@ def _mark_cost(tape: Tape) -> int:
     bare = min(timed() for _ in range(3))
     tape.reserve(2 * _CALLS * 4)
     hooks = list(span_hooks(module, names.KIND_OF[names.ENCODER], 0))
-    CURRENT.observed = Observed(tape, lambda: None, module)
+    CURRENT.observed = Observed(tape, lambda: None, Loop(module))
     try:
         timed()
         hooked = median(timed() for _ in range(3))

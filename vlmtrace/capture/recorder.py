@@ -8,9 +8,9 @@ first mark, the one wait and the clock's anchors after its last.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,17 +21,16 @@ import torch
 from torch import nn
 
 from vlmtrace.capture import outcome
-from vlmtrace.capture.attachment import CURRENT, Attachment, Observed
 from vlmtrace.capture.composition import Ended, compose
-from vlmtrace.capture.discovery.anatomy import Anatomy
-from vlmtrace.capture.discovery.search import discover
-from vlmtrace.capture.environment import describe_model, environment
+from vlmtrace.capture.environment import environment
 from vlmtrace.capture.lanes import Lanes, Voice
 from vlmtrace.capture.listeners import attached_nvtx_domain
+from vlmtrace.capture.observed import CURRENT, Loop, Observed
 from vlmtrace.capture.patches import Around, Family, Patches
+from vlmtrace.capture.plans import Plan, Plans
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import COLD, TIMED, WARMED, Json, Recording, TracedModel
+from vlmtrace.timeline.recording import COLD, TIMED, WARMED, Json, Recording
 
 __all__ = ["DETAILS", "Recorder", "RecorderOptions", "active"]
 
@@ -44,8 +43,6 @@ _WAIT: Final = names.KIND_OF[names.WAIT]
 _PREPROCESS: Final = names.KIND_OF[names.PREPROCESS]
 _H2D: Final = names.KIND_OF[names.H2D]
 _DETOKENIZE: Final = names.KIND_OF[names.DETOKENIZE]
-
-_PLAN: Final = "_vlmtrace_plan"
 
 _ROOM_BETWEEN_TOKENS: Final = {"stage": 64, "module": 128, "layer": 4096}
 
@@ -61,26 +58,12 @@ class RecorderOptions:
     nvtx: bool = True
 
 
-@dataclass(slots=True, eq=False)
-class _Plan:
-    """What is traced of one model; made at its first generation and kept with it, so that it dies with it."""
-
-    anatomy: Anatomy
-    attachment: Attachment
-    index: int
-    generating: frozenset[int]
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        """A copied or pickled model takes no plan along: a plan is about one instance."""
-        return type(None), ()
-
-
 _active: Recorder | None = None
 
 
 def active() -> Recorder | None:
-    """The recorder that is running in this process, if one is."""
-    return _active
+    """The recorder that is running in this process, if one is; a forked child has none."""
+    return None if _active is None or not _active.is_here else _active
 
 
 class Recorder:
@@ -97,14 +80,13 @@ class Recorder:
         self.workload: dict[str, Json] = {}
         self.random_weights = False
         self.on_generation: Callable[[int], None] | None = None
-        self.models: list[TracedModel] = []
         self.ended: list[Ended] = []
         self.texts: list[str] = list(names.KINDS)
         self._kind_of: dict[str, int] = {}
         self._domain = attached_nvtx_domain() if options.nvtx else None
         self.lanes = Lanes(self.texts.__getitem__, self._domain)
-        self.paths: list[dict[str, tuple[str, ...]]] = []
-        self._planned: list[weakref.ref[nn.Module]] = []
+        self.plans = Plans(options.detail, options.stages)
+        self._settled = itertools.count(1)
         self._seen_shapes: set[str] = set()
         self._patches = Patches(self._families())
         self._timed_range: tuple[Voice, int] | None = None
@@ -112,13 +94,16 @@ class Recorder:
         self.origin = (time.monotonic_ns(), time.time_ns())
         self._wanted: frozenset[int] | None = None
         if models is not None:
-            plans = [self._plan(model) for model in models]
+            plans = [self.plans.of(model) for model in models]
             self._wanted = frozenset().union(*(plan.generating for plan in plans))
 
     def start(self) -> Recorder:
         global _active  # noqa: PLW0603  (a process has one recorder, and hooks must find it)
         if _active is not None:
-            raise VlmtraceError("a recording is already running in this process", "end it before starting another")
+            raise VlmtraceError(
+                "a recording is already running in this process",
+                "end it before starting another (a program under vlmtrace record needs no vlmtrace.trace of its own)",
+            )
         _active = self
         self.origin = (time.monotonic_ns(), time.time_ns())
         self._patches.install()
@@ -130,8 +115,13 @@ class Recorder:
             return
         self._close_timed_range()
         self._patches.remove()
-        self._forget_plans()
+        self.plans.forget()
         _active = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the process that records; a child that it forked is not."""
+        return os.getpid() == self._process
 
     def __enter__(self) -> Recorder:
         return self.start()
@@ -144,6 +134,8 @@ class Recorder:
     def finish(self, incomplete: str | None = None) -> Recording:
         """Stop, resolve what is left, and freeze. ``incomplete`` says why the recording ended early, if it did."""
         self.stop()
+        for ended in self.ended:
+            ended.cut()
         if incomplete is None:
             incomplete = next((ended.error for ended in self.ended if ended.error is not None), None)
         return compose(self, environment(), incomplete)
@@ -171,9 +163,9 @@ class Recorder:
     def _kind(self, name: str) -> int:
         kind = self._kind_of.get(name)
         if kind is None:
-            # A user may call a span as a stage is called; it stays theirs.
             kind = self._kind_of[name] = len(self.texts)
-            self.texts.append(name)
+            # A user may call a span as a stage is called; it is told apart from the stage everywhere.
+            self.texts.append(f"{name} (span)" if name in names.RESERVED else name)
         return kind
 
     def _outside(self) -> Voice:
@@ -203,7 +195,7 @@ class Recorder:
 
     def _idle_here(self) -> bool:
         """Whether this process and thread are recorded and outside of a generation; a forked child is not."""
-        return CURRENT.observed is None and os.getpid() == self._process
+        return CURRENT.observed is None and self.is_here
 
     def _around_once(self, kind: int, original: Any, owner: Any, args: Any, kwargs: Any) -> Any:
         """A processor call, told once: processors call their tokenizers and image processors in turn."""
@@ -220,8 +212,8 @@ class Recorder:
         finally:
             listener.leave(kind)
             lane.busy = False
-        if kind == _DETOKENIZE and self.options.keep_text and self.ended:
-            self.ended[-1].output["text"] = list(made) if isinstance(made, list) else made
+        if kind == _DETOKENIZE and self.options.keep_text and lane.output is not None:
+            lane.output["text"] = list(made) if isinstance(made, list) else made
         return made
 
     def _around_copy(self, original: Any, owner: Any, args: Any, kwargs: Any) -> Any:
@@ -244,52 +236,74 @@ class Recorder:
         return self._outermost(original, model, args, kwargs)
 
     def _nested(self, observed: Observed, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
-        """A ``generate()`` inside another: an inner model's is where prefill and decode run, an assistant's is not."""
-        before = (observed.generating, observed.seen_forward, observed.prompt_tokens)
-        observed.generating, observed.seen_forward = model, False
+        """A ``generate()`` inside another: the place where prefill and decode run, or a helper of the loop around it.
+
+        A model with a ``generate()`` of its own hands over to an inner one before any loop has begun. A loop that has
+        begun calls others to draft or to serve it: what they run is no stage of this generation.
+        """
+        outer = observed.loop
+        observed.loop = Loop(None if outer.begun or outer.model is None else model)
         try:
-            return original(model, *args, **kwargs)
+            result = original(model, *args, **kwargs)
+            observed.end_loop(outcome.generated_ids(result))
+            return result
         finally:
-            observed.generating, observed.seen_forward = before[:2]
-            if observed.prompt_tokens == -1:
-                observed.prompt_tokens = before[2]
+            observed.loop = outer
 
     def _outermost(self, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
-        plan = self._plan(model)
+        plan = self.plans.of(model)
         device = execution_device(model)
         voice = self.lanes.voice(device)
         role = self.role or self._role_of(plan, args, kwargs)
         self._open_timed_range(voice, role)
-        kind = _WARMUP if role == WARMED else _GENERATE
-        voice.tape.reserve(_ROOM_BETWEEN_TOKENS[self.options.detail])
-        between = functools.partial(voice.tape.reserve, _ROOM_BETWEEN_TOKENS[self.options.detail])
-        observed = Observed(voice.listener, between, model)
-        plan.attachment.attach()
-        voice.anchor_if_stale()
-        ended = Ended(voice, plan.index, role, device, len(voice.tape.marks) + len(voice.tape))
+        room = _ROOM_BETWEEN_TOKENS[self.options.detail]
+        voice.tape.reserve(room)
+        observed = Observed(voice.listener, functools.partial(voice.tape.reserve, room), Loop(model))
+        with plan.attachment:
+            voice.anchor_if_stale()
+            ended = Ended(voice, plan.index, role, device, voice.tape.written, anchors=len(voice.tape.anchors))
+            self.ended.append(ended)
+            with ended.noting_errors():
+                try:
+                    return self._timed(ended, observed, functools.partial(original, model, *args, **kwargs))
+                finally:
+                    self._settle(ended, observed, (args, kwargs))
+
+    def _timed(self, ended: Ended, observed: Observed, call: Callable[[], Any]) -> Any:
+        voice = ended.voice
         depth = voice.depth
+        kind = _WARMUP if ended.role == WARMED else _GENERATE
         CURRENT.observed = observed
-        result: Any = None
         voice.listener.enter(kind, -1)
         try:
-            result = original(model, *args, **kwargs)
-        except BaseException as error:
-            ended.error = f"{type(error).__name__}: {error}".strip().rstrip(":")
-            raise
+            with ended.noting_errors():
+                result = call()
+            observed.end_loop(outcome.generated_ids(result))
+            return result
         finally:
             voice.close(kind, depth)
             CURRENT.observed = None
-            plan.attachment.detach()
-            ended.last = len(voice.tape.marks) + len(voice.tape)
-            self._settle(ended, observed, (args, kwargs), result)
-        return result
+            ended.last = voice.tape.written
 
-    def _settle(self, ended: Ended, observed: Observed, given: tuple[Any, Any], result: Any) -> None:
+    def _settle(self, ended: Ended, observed: Observed, given: tuple[Any, Any]) -> None:
         """After the last mark: the one wait, the elapsed times, the anchors; then what the host knows of it all."""
+        with ended.settling:
+            if not ended.running:  # the recording has ended meanwhile, without it
+                return
+            host_ids = self._resolve(ended, observed)
+            ended.observe(observed, outcome.inputs_of(*given))
+            ended.tags = dict(self.tags)
+            ended.count(host_ids, outcome.end_tokens(observed.generation_config))
+            self.lanes.here().output = ended.output
+            ended.running = False
+        if self.on_generation is not None:
+            self.on_generation(next(self._settled))
+
+    def _resolve(self, ended: Ended, observed: Observed) -> list[tuple[int, torch.Tensor]]:
+        """Wait once, read the elapsed times, and answer the (prompt length, token ids) of each loop, on the host."""
         voice = ended.voice
-        ids = outcome.generated_ids(result)
         try:
-            host_ids = None if ids is None else outcome.on_host(ids)
+            host_ids = [(prompt, outcome.on_host(ids)) for prompt, ids in observed.answers]
             if ended.device is not None:
                 host = self.lanes.voice(None).listener
                 host.enter(_WAIT, -1)
@@ -306,17 +320,11 @@ class Recorder:
             voice.lost = True
             voice.tape.lose()
             ended.error = ended.error or f"device times lost: {error}"
-            host_ids = None
+            host_ids = []
         ended.anchors = len(voice.tape.anchors)
-        ended.observe(observed, outcome.inputs_of(*given))
-        ended.tags = dict(self.tags)
-        if host_ids is not None:
-            ended.count(host_ids, outcome.end_tokens(observed.generation_config))
-        self.ended.append(ended)
-        if self.on_generation is not None:
-            self.on_generation(len(self.ended))
+        return host_ids
 
-    def _role_of(self, plan: _Plan, args: Any, kwargs: Any) -> str:
+    def _role_of(self, plan: Plan, args: Any, kwargs: Any) -> str:
         """Without a role given, the first generation of each model and input shape is cold."""
         shapes = repr((plan.index, outcome.inputs_of(args, kwargs)["shapes"]))
         if shapes in self._seen_shapes:
@@ -338,36 +346,6 @@ class Recorder:
             self._timed_range = None
             if voice.ranges is not None:
                 voice.ranges.unwind(depth)
-
-    def _plan(self, model: nn.Module) -> _Plan:
-        plan: _Plan | None = model.__dict__.get(_PLAN)
-        if plan is None:
-            anatomy = discover(model, self.options.stages)
-            generating = frozenset(id(part.module) for part in anatomy.generating) | {id(anatomy.root)}
-            plan = _Plan(anatomy, Attachment(anatomy, self.options.detail), len(self.models), generating)
-            self.models.append(describe_model(anatomy))
-            self.paths.append(_paths(anatomy))
-            for owner in {id(m): m for m in (model, anatomy.root)}.values():
-                owner.__dict__[_PLAN] = plan
-                self._planned.append(weakref.ref(owner))
-        return plan
-
-    def _forget_plans(self) -> None:
-        for reference in self._planned:
-            model = reference()
-            if model is not None:
-                model.__dict__.pop(_PLAN, None)
-        self._planned.clear()
-
-
-def _paths(anatomy: Anatomy) -> dict[str, tuple[str, ...]]:
-    """Module paths by stage, in the order of the numbers that marks carry."""
-    head = () if anatomy.lm_head is None else (anatomy.lm_head,)
-    return {
-        names.ENCODER: tuple(part.path for part in anatomy.encoders),
-        names.PROJECTOR: tuple(part.path for part in (*anatomy.projectors, *anatomy.inner_projectors)),
-        names.LM_HEAD: tuple(part.path for part in head),
-    }
 
 
 def execution_device(model: nn.Module) -> int | None:

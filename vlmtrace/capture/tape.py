@@ -62,6 +62,7 @@ class Tape:
         self.chain_ns = 0
         self.anchor_waits = 0
         self.total = 0
+        self.closed = False
         self._now = now
         self._host = array("q")
         self._code = array("i")
@@ -80,10 +81,15 @@ class Tape:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def written(self) -> int:
+        """How many marks there are by now, resolved or not: the position of the next one in :attr:`marks`."""
+        return len(self.marks) + self._count
+
     def reserve(self, room: int) -> None:
         """Make room for ``room`` more marks. Called between stages: growing takes longer than marking."""
         missing = self._count + room - len(self._host)
-        if missing <= 0:
+        if missing <= 0 or self.closed:
             return
         missing = max(missing, len(self._host))
         for column in (self._host, self._number, self._code):
@@ -99,6 +105,8 @@ class Tape:
         def mark(value: int, n: int) -> None:
             i = self._count
             if i == len(host):
+                if self.closed:  # by a thread that has ended the recording meanwhile
+                    return
                 grow(1)
             host[i] = now()
             if record is not None:
@@ -196,12 +204,20 @@ class Tape:
             for i in range(len(self.marks) - count, len(self.marks)):
                 self.marks.device[i] = UNRESOLVED
 
-    def close(self) -> None:
-        """Give the events back. The marks stay."""
-        if self.clock is not None:
+    def close(self, *, in_use: bool = False) -> None:
+        """Give the events back. The resolved marks stay, and no more are taken.
+
+        ``in_use`` says that another thread is marking: it may be about to record an event, so these are left alone.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        # The hot path meets a full tape, and looks no further.
+        self._count = len(self._host)
+        if self.clock is not None and not in_use:
             self.clock.destroy(self._events)
             self.clock.destroy(self._anchor_events)
-        self._events, self._anchor_events, self._count = [], [], 0
+        self._events, self._anchor_events = [], []
         self._reference = None
 
     def _position(self, event: Any) -> int:

@@ -37,6 +37,7 @@ __all__ = [
     "PROJECTOR",
     "RECORDING",
     "REQUEST",
+    "RESERVED",
     "STEP",
     "TOKEN",
     "VISION",
@@ -105,6 +106,8 @@ KINDS: Final = (
     COMPILE,
 )
 KIND_OF: Final = {name: kind for kind, name in enumerate(KINDS)}
+RESERVED: Final = frozenset((*KINDS, REQUEST, PREFILL_CHUNK, DECODE, GAP, *OTHER_PARTS))
+"""Every stage name: what a span of a user's own must not be called, or it would be taken for a stage."""
 
 _SHORT: Final = {
     STEP: "step",

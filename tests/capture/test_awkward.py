@@ -1,0 +1,336 @@
+"""Awkward ways to generate: nested, drafted, compiled in place, cut off, forked. None shows a wrong stage."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import LogitsProcessor, StoppingCriteria, pipeline
+
+import vlmtrace
+from tests.capture.test_recorder import counts, generate, record, state_of
+from tests.models import Tiny, build
+from tests.saved_models import saved
+from vlmtrace.capture import outcome, recorder
+from vlmtrace.capture.composition import STILL_RUNNING
+from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import Recording
+
+
+def own(name: str) -> Tiny:
+    """A model that a test may change."""
+    tiny = build(name)
+    return Tiny(copy.deepcopy(tiny.model), tiny.inputs, tiny.has)
+
+
+def lengths(recording: Recording) -> list[object]:
+    return [span.args["length"] for span in recording.spans.named(names.TOKEN)]
+
+
+def prompt_of(tiny: Tiny) -> int:
+    return int(tiny.inputs["input_ids"].shape[1])
+
+
+class Asks(LogitsProcessor):
+    """Asks a model inside another's loop, as a guard or a reward would."""
+
+    def __init__(self, tiny: Tiny) -> None:
+        self.tiny = tiny
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.tiny.model.generate(input_ids=input_ids.clone(), max_new_tokens=2, do_sample=False)
+        return scores
+
+
+@pytest.mark.parametrize("inner", ["same", "other"])
+def test_a_generate_inside_a_loop_is_no_stage_of_the_generation(inner: str) -> None:
+    tiny = own("llama")
+    ids, recording = record(tiny, logits_processor=[Asks(tiny if inner == "same" else own("llama"))])
+    assert torch.equal(ids, generate(tiny))
+    found = counts(recording)
+    assert (found["generate"], found["prefill"], found["decode"], found["decode.step"]) == (1, 1, 1, 3)
+    assert lengths(recording) == [prompt_of(tiny) + n for n in (1, 2, 3, 4)]
+    assert recording.generations[0].new_tokens == (4,)
+
+
+@pytest.mark.parametrize("draft", ["early exit", "assistant", "lookup"])
+def test_drafts_are_neither_prefills_nor_tokens(draft: str) -> None:
+    tiny = own("llama")
+    more: dict[str, Any] = {
+        "early exit": {"assistant_early_exit": 1},
+        "assistant": {"assistant_model": build("llama", 1).model},
+        "lookup": {"prompt_lookup_num_tokens": 2},
+    }[draft]
+    expected = generate(tiny, max_new_tokens=8, **more)
+    ids, recording = record(tiny, max_new_tokens=8, **more)
+    assert torch.equal(ids, expected)
+    found = counts(recording)
+    assert (found["prefill"], found["decode"]) == (1, 1)
+    assert found["token"] == found["decode.step"] + 1
+    reached = lengths(recording)
+    assert reached == sorted(set(reached)), "each mark has more tokens than the one before"
+    assert reached[-1] == prompt_of(tiny) + 8
+    assert recording.generations[0].new_tokens == (8,)
+
+
+def test_a_prefill_counts_only_what_the_cache_does_not_hold() -> None:
+    tiny = own("llama")
+
+    def second_turn(first: Any) -> torch.Tensor:
+        ids = torch.cat([first.sequences, torch.tensor([[9, 10, 11]])], dim=1)
+        made: torch.Tensor = tiny.model.generate(
+            input_ids=ids, past_key_values=first.past_key_values, max_new_tokens=2, do_sample=False
+        )
+        return made
+
+    with vlmtrace.trace(tiny.model) as session:
+        second_turn(generate(tiny, return_dict_in_generate=True))
+    prompt = prompt_of(tiny)
+    first, second = session.recording.spans.named(names.PREFILL)
+    assert first.args == {"input_tokens": prompt, "kv": prompt}
+    assert second.args == {"input_tokens": 3 + 1, "kv": prompt + 4 + 3}
+    assert [g.new_tokens for g in session.recording.generations] == [(4,), (2,)]
+
+
+def test_the_chunks_of_a_prefill_add_up_to_the_prompt() -> None:
+    tiny = build("llama")
+    _, recording = record(tiny, prefill_chunk_size=3)
+    (prefill,) = recording.spans.named(names.PREFILL)
+    assert counts(recording)["prefill.chunk"] == 2
+    assert prefill.args["input_tokens"] == prompt_of(tiny)
+
+
+def test_embeddings_alone_are_a_prompt_whose_tokens_are_counted() -> None:
+    tiny = build("llama")
+    embedded = tiny.model.get_input_embeddings()(tiny.inputs["input_ids"]).detach()
+    with vlmtrace.trace(tiny.model) as session:
+        tiny.model.generate(inputs_embeds=embedded, max_new_tokens=4, do_sample=False)
+    (prefill,) = session.recording.spans.named(names.PREFILL)
+    assert prefill.args == {"input_tokens": prompt_of(tiny)}
+    assert session.recording.generations[0].new_tokens == (4,)
+
+
+def test_a_loop_of_a_users_own_shows_its_forwards_and_no_tokens() -> None:
+    def loop(model: nn.Module, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        for _step in range(3):
+            input_ids = torch.cat([input_ids, model(input_ids=input_ids).logits[:, -1:].argmax(-1)], dim=1)
+        return input_ids
+
+    _, recording = record(build("llama"), custom_generate=loop)
+    found = counts(recording)
+    assert (found["prefill"], found["decode.step"], found["token"]) == (1, 2, 0)
+    assert all("tokens" not in step.args for step in recording.spans.named(names.STEP))
+    assert recording.generations[0].new_tokens == (3,)
+
+
+class Counting:
+    """A backend for ``torch.compile`` that counts the graphs it is given and runs them as they are."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def backend(self, graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        self.graphs += 1
+        return graph.forward
+
+
+def compile_model(model: nn.Module, counting: Counting) -> None:
+    model.compile(backend=counting.backend)
+
+
+def compile_forward(model: nn.Module, counting: Counting) -> None:
+    model.forward = torch.compile(model.forward, backend=counting.backend)
+
+
+def compile_tower(model: nn.Module, counting: Counting) -> None:
+    model.get_submodule("model.vision_tower").compile(backend=counting.backend)
+
+
+@pytest.mark.parametrize("compiled", [compile_model, compile_forward, compile_tower])
+@pytest.mark.parametrize("detail", ["stage", "layer"])
+def test_a_model_compiled_in_place_shows_its_stages_and_is_not_compiled_again(
+    compiled: Callable[[nn.Module, Counting], None], detail: str
+) -> None:
+    torch.compiler.reset()
+    tiny, counting = own("llava"), Counting()
+    expected = generate(tiny)
+    compiled(tiny.model, counting)
+    generate(tiny)
+    generate(tiny)
+    graphs, before = counting.graphs, state_of(tiny.model)
+    assert graphs > 0
+    ids, recording = record(tiny, detail)
+    generate(tiny)
+    assert counting.graphs == graphs
+    assert state_of(tiny.model) == before
+    assert torch.equal(ids, expected)
+    found = counts(recording)
+    assert (found["vision"], found["prefill"], found["decode.step"], found["token"]) == (1, 1, 3, 4)
+    assert recording.generations[0].mode == ("eager" if compiled is compile_tower else "compiled")
+
+
+def test_an_encoder_compiled_in_place_is_shown_at_module_detail() -> None:
+    torch.compiler.reset()
+    tiny = own("llava")
+    compile_tower(tiny.model, Counting())
+    assert counts(record(tiny, "module")[1])["vision.encoder"] == 1
+
+
+@pytest.mark.parametrize("name", sorted(names.RESERVED))
+def test_a_users_span_that_is_called_like_a_stage_is_told_apart(name: str) -> None:
+    tiny = build("llama")
+    with vlmtrace.trace(tiny.model) as session, vlmtrace.span(name):
+        generate(tiny)
+    plain = counts(record(tiny, "stage")[1])
+    assert counts(session.recording) == plain + Counter([f"{name} (span)"])
+
+
+def test_threads_that_generate_first_at_the_same_time_share_one_plan() -> None:
+    tiny, together = own("llama"), threading.Barrier(4)
+
+    def first() -> None:
+        together.wait()
+        generate(tiny)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with vlmtrace.trace() as session:
+            threads = [threading.Thread(target=first) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(session.recording.models) == 1
+    found = counts(session.recording)
+    assert (found["prefill"], found["decode.step"], found["token"]) == (4, 12, 16)
+
+
+class Holds(StoppingCriteria):
+    """Holds a generation up at its third token."""
+
+    def __init__(self) -> None:
+        self.calls = itertools.count()
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        if next(self.calls) == 2:
+            self.reached.set()
+            assert self.go_on.wait(30)
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+def test_a_generation_that_outlives_the_recording_is_kept_as_far_as_it_came() -> None:
+    tiny, holds = own("llama"), Holds()
+    before = state_of(tiny.model)
+    thread = threading.Thread(target=lambda: generate(tiny, stopping_criteria=[holds]))
+    with vlmtrace.trace() as session:
+        generate(tiny)
+        thread.start()
+        assert holds.reached.wait(30)
+    recording = session.recording
+    holds.go_on.set()
+    thread.join()
+    assert [g.error for g in recording.generations] == [None, STILL_RUNNING]
+    assert recording.incomplete == STILL_RUNNING
+    assert counts(recording)["token"] == 4 + 3
+    assert state_of(tiny.model) == before
+
+
+def test_an_interrupt_after_the_last_token_keeps_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = build("llama")
+
+    def interrupted(_rows: object) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with vlmtrace.trace(tiny.model) as session:
+        generate(tiny)
+        monkeypatch.setattr(outcome, "output_of", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            generate(tiny)
+    assert [g.error for g in session.recording.generations] == [None, "KeyboardInterrupt"]
+    assert counts(session.recording)["token"] == 8
+
+
+@pytest.mark.parametrize("error", [ValueError, StopIteration, GeneratorExit, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("place", ["model.vision_tower", "model.language_model.layers.1", "lm_head", ""])
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_whatever_is_raised_wherever_passes_through_and_leaves_nothing(
+    error: type[BaseException], place: str, side: str
+) -> None:
+    tiny = own("llava")
+    before = state_of(tiny.model)
+
+    def raises(*_: Any) -> None:
+        raise error("here")
+
+    module = tiny.model.get_submodule(place)
+    hook = (module.register_forward_pre_hook if side == "before" else module.register_forward_hook)(raises)
+    session = vlmtrace.trace(tiny.model, detail="layer")
+    with pytest.raises(error), session:
+        generate(tiny)
+    hook.remove()
+    assert [entry[:2] for entry in state_of(tiny.model)] == [entry[:2] for entry in before]
+    assert session.recording.generations[0].error == f"{error.__name__}: here"
+    assert ids_after(tiny) == generate(build("llava")).tolist()
+
+
+def ids_after(tiny: Tiny) -> list[list[int]]:
+    made: list[list[int]] = record(tiny)[0].tolist()
+    return made
+
+
+def test_the_lanes_of_threads_that_have_ended_give_their_room_back() -> None:
+    tiny = build("llama")
+    with vlmtrace.trace(tiny.model) as session:
+        for _ in range(3):
+            thread = threading.Thread(target=generate, args=(tiny,))
+            thread.start()
+            thread.join()
+        tapes = [lane.voices[None].tape for lane in session._recorder.lanes.all]
+        assert [tape.closed for tape in tapes] == [True, True, False]
+    assert counts(session.recording)["token"] == 3 * 4
+
+
+def test_the_text_of_a_thread_is_kept_with_its_own_generation() -> None:
+    asked = pipeline("image-text-to-text", model=str(saved("llava")))
+    chat = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    tiny = build("llama")
+
+    def elsewhere() -> None:
+        generate(tiny)
+
+    with vlmtrace.trace(keep_text=True) as session:
+        text = asked.tokenizer.batch_decode(asked.model.generate(torch.tensor([[5, 6]]), max_new_tokens=2))
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        asked(text=chat, max_new_tokens=2, return_full_text=False)
+    first, second, third = session.recording.generations
+    assert first.output["text"] == text
+    assert "text" not in second.output
+    assert "text" in third.output
+    assert counts(session.recording)["request"] >= 1
+
+
+def test_a_forked_child_generates_unrecorded() -> None:
+    tiny = build("llama")
+    with vlmtrace.trace(tiny.model) as session:
+        generate(tiny)
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(1)
+            os._exit(0 if recorder.active() is None and generate(tiny).numel() else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(session.recording.generations) == 1

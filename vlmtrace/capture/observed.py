@@ -1,0 +1,66 @@
+"""Observed: what hooks know of the generation that their thread is in, while it runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from vlmtrace.capture.listeners import Listener
+from vlmtrace.timeline.spans import NONE
+
+__all__ = ["CURRENT", "Loop", "Observed"]
+
+
+@dataclass(slots=True, eq=False)
+class Loop:
+    """One ``generate()`` in progress. ``model`` is whose forwards count in it, ``None`` in a helper's, where none do.
+
+    It has ``begun`` when it has made its logits processors: what generates inside it from then on is a helper.
+    ``unmarked`` says that a forward has run which no token has come of yet.
+    """
+
+    model: nn.Module | None
+    begun: bool = False
+    prompt_tokens: int = NONE
+    in_prefill: bool = False
+    seen_forward: bool = False
+    unmarked: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Observed:
+    """What one generation in progress has shown of itself on the host; read by the hooks of its thread only.
+
+    ``answers`` are the (prompt length, token ids) of each loop that has ended; ``prompt_tokens`` is the first one's.
+    """
+
+    listener: Listener
+    between_tokens: Callable[[], None]
+    loop: Loop
+    forward_kind: int = NONE
+    in_compiled: bool = False
+    steps: int = 0
+    vision_depth: int = 0
+    prompt_tokens: int = NONE
+    visual_tokens: int = 0
+    mode: str = "eager"
+    generation_config: Any = None
+    answers: list[tuple[int, torch.Tensor]] = field(default_factory=list)
+
+    def end_loop(self, ids: torch.Tensor | None) -> None:
+        """The loop in progress has answered ``ids``, of shape (sequences, prompt + new)."""
+        if self.loop.begun and ids is not None:
+            self.answers.append((self.loop.prompt_tokens, ids))
+
+
+class _Current(threading.local):
+    observed: Observed | None = None
+
+
+CURRENT: Final = _Current()
+"""The generation that this thread is in, if any."""

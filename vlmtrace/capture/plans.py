@@ -1,0 +1,87 @@
+"""Plans: what is traced of each model, made at its first generation and kept with it, so that it dies with it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from torch import nn
+
+from vlmtrace.capture.attachment import Attachment
+from vlmtrace.capture.discovery.anatomy import Anatomy
+from vlmtrace.capture.discovery.search import discover
+from vlmtrace.capture.environment import describe_model
+from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import TracedModel
+
+__all__ = ["Plan", "Plans"]
+
+_PLAN: Final = "_vlmtrace_plan"
+
+
+@dataclass(slots=True, eq=False)
+class Plan:
+    """What is traced of one model: its parts, the listeners on them, its number, and the ids of what generates."""
+
+    anatomy: Anatomy
+    attachment: Attachment
+    index: int
+    generating: frozenset[int]
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """A copied or pickled model takes no plan along: a plan is about one instance."""
+        return type(None), ()
+
+
+class Plans:
+    """The plans of all models in a recording. ``models`` and ``paths`` (module paths by stage) go by a plan's index."""
+
+    def __init__(self, detail: str, stages: Mapping[str, tuple[str, ...]]) -> None:
+        self.models: list[TracedModel] = []
+        self.paths: list[dict[str, tuple[str, ...]]] = []
+        self._detail = detail
+        self._stages = stages
+        self._planned: list[weakref.ref[nn.Module]] = []
+        self._lock = threading.Lock()
+
+    def of(self, model: nn.Module) -> Plan:
+        """The plan of ``model``; two threads that generate first at the same time get the same one.
+
+        Raises:
+            UsageError: for a stage path that the model does not have.
+        """
+        with self._lock:
+            plan: Plan | None = model.__dict__.get(_PLAN)
+            return self._made(model) if plan is None else plan
+
+    def _made(self, model: nn.Module) -> Plan:
+        anatomy = discover(model, self._stages)
+        generating = frozenset(id(part.module) for part in anatomy.generating) | {id(anatomy.root)}
+        plan = Plan(anatomy, Attachment(anatomy, self._detail), len(self.models), generating)
+        self.models.append(describe_model(anatomy))
+        self.paths.append(_paths(anatomy))
+        for owner in {id(m): m for m in (model, anatomy.root)}.values():
+            owner.__dict__[_PLAN] = plan
+            self._planned.append(weakref.ref(owner))
+        return plan
+
+    def forget(self) -> None:
+        """Take the plans off the models."""
+        for reference in self._planned:
+            model = reference()
+            if model is not None:
+                model.__dict__.pop(_PLAN, None)
+        self._planned.clear()
+
+
+def _paths(anatomy: Anatomy) -> dict[str, tuple[str, ...]]:
+    """Module paths by stage, in the order of the numbers that marks carry."""
+    head = () if anatomy.lm_head is None else (anatomy.lm_head,)
+    return {
+        names.ENCODER: tuple(part.path for part in anatomy.encoders),
+        names.PROJECTOR: tuple(part.path for part in (*anatomy.projectors, *anatomy.inner_projectors)),
+        names.LM_HEAD: tuple(part.path for part in head),
+    }
