@@ -174,7 +174,10 @@ def test_a_model_compiled_in_place_shows_its_stages_and_is_not_compiled_again(
     assert state_of(tiny.model) == before
     assert torch.equal(ids, expected)
     found = counts(recording)
-    assert (found["vision"], found["prefill"], found["decode.step"], found["token"]) == (1, 1, 3, 4)
+    assert (found["prefill"], found["decode.step"], found["token"]) == (1, 3, 4)
+    # Where the compiled forward runs it (up to transformers 5.17), vision cannot be told from the rest.
+    apart = compiled is compile_tower or hasattr(tiny.model, "_prepare_multimodal_encoder_kwargs_for_generation")
+    assert found["vision"] == apart
     assert recording.generations[0].mode == ("eager" if compiled is compile_tower else "compiled")
 
 

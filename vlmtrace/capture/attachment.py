@@ -10,6 +10,7 @@ loop and names the prompt's length).
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -20,6 +21,7 @@ from torch import nn
 
 from vlmtrace.capture.discovery.anatomy import Anatomy, Part
 from vlmtrace.capture.observed import CURRENT, Observed
+from vlmtrace.capture.token_marks import logits_processor, stopping_criteria
 from vlmtrace.timeline import names
 from vlmtrace.timeline.spans import NONE
 
@@ -34,7 +36,6 @@ _MERGE: Final = names.KIND_OF[names.MERGE]
 _STEP: Final = names.KIND_OF[names.STEP]
 _LAYER: Final = names.KIND_OF[names.LAYER]
 _LM_HEAD: Final = names.KIND_OF[names.LM_HEAD]
-_TOKEN: Final = names.KIND_OF[names.TOKEN]
 
 _COMPILED: Final = "_compiled_call_impl"
 """Where ``module.compile()`` puts the compiled call, which then runs in place of hooks and forward."""
@@ -63,11 +64,13 @@ class Attachment:
             if self._users > 1:
                 return self
             try:
-                self._hook_vision()
+                sees = not self._vision_is_compiled()
+                if sees:
+                    self._hook_vision()
                 self._hook_language()
                 for part in self._anatomy.generating:
                     self._wrap_generating(part.module)
-                for method in self._anatomy.feature_methods:
+                for method in self._anatomy.feature_methods if sees else ():
                     self._wrap(method.owner, method.method, _features)
             except BaseException:
                 self._remove()
@@ -103,6 +106,20 @@ class Attachment:
         with self._lock:
             while self._users == 1 and self._language_hooks:
                 self._language_hooks.pop().remove()
+
+    def _vision_is_compiled(self) -> bool:
+        """Whether vision runs inside compiled code, where it cannot be seen and listeners cost a recompilation each.
+
+        It does where the whole model is compiled, unless ``generate()`` encodes images before the first forward, as
+        transformers does from 5.18 on for models whose forward takes ``mm_encoder_outputs``.
+        """
+        for part in self._anatomy.generating:
+            if _is_compiled(part.module):
+                kind = type(part.module)
+                encodes_before = hasattr(kind, "_prepare_multimodal_encoder_kwargs_for_generation")
+                if not (encodes_before and "mm_encoder_outputs" in inspect.signature(kind.forward).parameters):
+                    return True
+        return False
 
     def _hook_vision(self) -> None:
         anatomy = self._anatomy
@@ -158,8 +175,8 @@ class Attachment:
 
     def _wrap_generating(self, module: nn.Module) -> None:
         self._wrap(module, "_prefill", _prefill)
-        self._wrap(module, "_get_logits_processor", _logits_processor)
-        self._wrap(module, "_get_stopping_criteria", _stopping_criteria)
+        self._wrap(module, "_get_logits_processor", logits_processor)
+        self._wrap(module, "_get_stopping_criteria", stopping_criteria)
         self._wrap(module, "get_compiled_call", functools.partial(_compiled_call, self))
 
     def _wrap(self, module: nn.Module, name: str, wrapper: Callable[[nn.Module, Any], Any]) -> None:
@@ -325,50 +342,6 @@ def _compiled_call(attachment: Attachment, module: nn.Module, original: Callable
         return forward
 
     return get_compiled_call
-
-
-def _logits_processor(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
-    def get_logits_processor(*args: Any, **kwargs: Any) -> Any:
-        observed = CURRENT.observed
-        if observed is not None and observed.loop.model is module:
-            loop = observed.loop
-            loop.begun, loop.prompt_tokens = True, kwargs.get("input_ids_seq_length", NONE)
-            if observed.prompt_tokens == NONE:
-                observed.prompt_tokens = loop.prompt_tokens
-        return original(*args, **kwargs)
-
-    return get_logits_processor
-
-
-def _stopping_criteria(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
-    def get_stopping_criteria(*args: Any, **kwargs: Any) -> Any:
-        criteria = original(*args, **kwargs)
-        observed = CURRENT.observed
-        if observed is None or observed.loop.model is not module:
-            return criteria
-        observed.generation_config = kwargs.get("generation_config", args[0] if args else None)
-        kind: type = type(criteria)
-        return _marking(kind)(criteria)
-
-    return get_stopping_criteria
-
-
-@functools.cache
-def _marking(kind: Any) -> Any:
-    """The same list of criteria, which marks that a token has been appended before it asks whether to stop.
-
-    Assisted decoding (up to transformers 5.17) also asks of drafts: there no forward has run since the last token.
-    """
-
-    def call(self: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        observed = CURRENT.observed
-        if observed is not None and observed.loop.unmarked:
-            observed.loop.unmarked = False
-            observed.listener.point(_TOKEN, input_ids.shape[-1])
-            observed.between_tokens()
-        return kind.__call__(self, input_ids, *args, **kwargs)
-
-    return type(kind.__name__, (kind,), {"__call__": call})
 
 
 def _features(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001

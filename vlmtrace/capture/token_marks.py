@@ -1,0 +1,66 @@
+"""Token marks: where a loop begins and each time a token has been appended, by what transformers asks for itself."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from vlmtrace.capture.observed import CURRENT
+from vlmtrace.timeline import names
+from vlmtrace.timeline.spans import NONE
+
+__all__ = ["logits_processor", "stopping_criteria"]
+
+_TOKEN: Final = names.KIND_OF[names.TOKEN]
+
+
+def logits_processor(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+    """A wrap of ``_get_logits_processor``: it begins the loop, and names the prompt's length."""
+
+    def get_logits_processor(*args: Any, **kwargs: Any) -> Any:
+        observed = CURRENT.observed
+        if observed is not None and observed.loop.model is module:
+            loop = observed.loop
+            loop.begun, loop.prompt_tokens = True, kwargs.get("input_ids_seq_length", NONE)
+            if observed.prompt_tokens == NONE:
+                observed.prompt_tokens = loop.prompt_tokens
+        return original(*args, **kwargs)
+
+    return get_logits_processor
+
+
+def stopping_criteria(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+    """A wrap of ``_get_stopping_criteria``: its criteria mark each token before they are asked."""
+
+    def get_stopping_criteria(*args: Any, **kwargs: Any) -> Any:
+        criteria = original(*args, **kwargs)
+        observed = CURRENT.observed
+        if observed is None or observed.loop.model is not module:
+            return criteria
+        observed.generation_config = kwargs.get("generation_config", args[0] if args else None)
+        kind: type = type(criteria)
+        return _marking(kind)(criteria)
+
+    return get_stopping_criteria
+
+
+@functools.cache
+def _marking(kind: Any) -> Any:
+    """The same list of criteria, which marks that a token has been appended before it asks whether to stop.
+
+    Assisted decoding (up to transformers 5.17) also asks of drafts: there no forward has run since the last token.
+    """
+
+    def call(self: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        observed = CURRENT.observed
+        if observed is not None and observed.loop.unmarked:
+            observed.loop.unmarked = False
+            observed.listener.point(_TOKEN, input_ids.shape[-1])
+            observed.between_tokens()
+        return kind.__call__(self, input_ids, *args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"__call__": call})
