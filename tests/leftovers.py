@@ -122,8 +122,13 @@ def _patched(before: dict[type, dict[str, Any]], now: dict[type, dict[str, Any]]
         if old is None:  # imported or defined since
             continue
         for name in sorted(methods.keys() | old.keys()):
-            if methods.get(name) is not old.get(name):
+            if methods.get(name) is not old.get(name) and not _is_dynamos(methods.get(name)):
                 yield cls, name
+
+
+def _is_dynamos(method: Any) -> bool:
+    """The compiler replaces two methods of ``Module`` for good when it is first used."""
+    return getattr(method, "__module__", "") == "torch._dynamo.mutation_guard"
 
 
 def _module_hooks() -> tuple[int, ...]:

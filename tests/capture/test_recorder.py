@@ -43,7 +43,8 @@ def record(tiny: Tiny, detail: str = "layer", **more: Any) -> tuple[torch.Tensor
 
 
 def counts(recording: Recording) -> Counter[str]:
-    return Counter(span.name for span in recording.spans)
+    """Spans by name, without what the host did of itself."""
+    return Counter(span.name for span in recording.spans if span.name not in (names.GC, names.COMPILE))
 
 
 def state_of(model: nn.Module) -> list[tuple[str, list[str], int, int]]:
@@ -324,6 +325,39 @@ def test_a_recording_does_not_keep_a_model_alive() -> None:
         del made
         gc.collect()
         assert gone() is None
+
+
+def test_a_collection_in_the_middle_of_decode_is_on_the_hosts_row_of_its_generation() -> None:
+    tiny = build("llava")
+    steps = iter(range(100))
+
+    def collect(_module: nn.Module, _args: object) -> None:
+        if next(steps) == 2:
+            gc.collect()
+
+    hook = tiny.model.lm_head.register_forward_pre_hook(collect)
+    recording = record(tiny)[1]
+    hook.remove()
+    (pause,) = [s for s in recording.spans.named(names.GC) if s.args["gc_generation"] == 2]
+    step = list(recording.spans.named(names.STEP))[1]
+    assert recording.tracks[pause.track].kind == "host"
+    assert pause.generation == 0
+    assert step.host_begin <= pause.begin <= pause.end <= step.host_end
+
+
+def test_a_users_preprocessing_is_the_stage_of_that_name() -> None:
+    tiny = build("llama")
+    with vlmtrace.trace(tiny.model) as session:
+        with vlmtrace.span("preprocess"):
+            pass
+        generate(tiny)
+        with vlmtrace.span("prefill"):
+            pass
+    recording = session.recording
+    (preprocess,) = recording.spans.named(names.PREPROCESS)
+    (request,) = recording.spans.named(names.REQUEST)
+    assert preprocess.parent == request.row
+    assert counts(recording)["prefill"] == 1, "a span called as a stage inside generate is not that stage"
 
 
 class Fake:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-import torch
-
-from vlmtrace.capture import outcome
 from vlmtrace.capture.alignment import AffineMap, Constraints, Rate, fit_offset, fit_rate, tightest_marks
 from vlmtrace.capture.assembly import Node, forest, stage_tree
+from vlmtrace.capture.ended import Ended
 from vlmtrace.capture.requests import requests
 from vlmtrace.capture.tape import UNRESOLVED
 from vlmtrace.timeline import names
@@ -22,92 +18,11 @@ from vlmtrace.timeline.spans import NONE, NewSpan, SpansBuilder
 from vlmtrace.timeline.validation import validate
 
 if TYPE_CHECKING:
+    from vlmtrace.capture.disturbances import Disturbance
     from vlmtrace.capture.lanes import Lane, Voice
-    from vlmtrace.capture.observed import Observed
     from vlmtrace.capture.recorder import Recorder
 
-__all__ = ["STILL_RUNNING", "Ended", "compose"]
-
-STILL_RUNNING: Final = "still running when the recording ended"
-
-
-@dataclass(slots=True, eq=False)
-class Ended:
-    """What is kept of a generation until the recording is composed. ``first`` and ``last`` bound its marks.
-
-    It is ``running`` until everything about it is known; ``settling`` is held while that is found out.
-    """
-
-    voice: Voice
-    model: int
-    role: str
-    device: int | None
-    first: int
-    last: int = 0
-    anchors: int = 0
-    wait: tuple[int, int] | None = None
-    waits: int = 0
-    error: str | None = None
-    mode: str = "eager"
-    prompt_tokens: int = NONE
-    visual_tokens: int = 0
-    uses_cache: bool = True
-    beams: int = 1
-    inputs: dict[str, Json] = field(default_factory=dict)
-    output: dict[str, Json] = field(default_factory=dict)
-    tags: dict[str, Json] = field(default_factory=dict)
-    new_tokens: tuple[int, ...] = ()
-    running: bool = True
-    was_cut: bool = False
-    settling: threading.Lock = field(default_factory=threading.Lock)
-
-    @contextmanager
-    def noting_errors(self) -> Iterator[None]:
-        """Keep the first error that passes through as this generation's."""
-        try:
-            yield
-        except BaseException as error:
-            self.error = self.error or f"{type(error).__name__}: {error}".strip().rstrip(":")
-            raise
-
-    def cut(self) -> None:
-        """The recording ends. If the generation has not, it stays as it is, and says so."""
-        with self.settling:
-            if self.running:
-                self.running = False
-                self.error = self.error or STILL_RUNNING
-                self.last = self.voice.tape.written
-                self.was_cut = True
-
-    def observe(self, observed: Observed, inputs: dict[str, Json]) -> None:
-        """Take over what the hooks saw on the host."""
-        config = observed.generation_config
-        self.mode = observed.mode
-        self.prompt_tokens = observed.prompt_tokens
-        self.visual_tokens = observed.visual_tokens
-        self.uses_cache = getattr(config, "use_cache", None) is not False
-        self.beams = getattr(config, "num_beams", None) or 1
-        self.inputs = inputs
-        if observed.prompt_tokens > 0:
-            self.inputs["prompt_tokens"] = observed.prompt_tokens
-        if observed.visual_tokens:
-            self.inputs["visual_tokens"] = observed.visual_tokens
-        if self.beams > 1:
-            self.inputs["beams"] = self.beams
-
-    def count(self, answers: Sequence[tuple[int, torch.Tensor]], ends: frozenset[int]) -> None:
-        """Count each sequence's new tokens, over all loops.
-
-        ``answers`` are (prompt length, token ids); the ids have shape (sequences, prompt + new), on the host. Where
-        loops answer different numbers of sequences, or the prompt's length is unknown, nothing is counted.
-        """
-        if not answers or any(prompt == NONE for prompt, _ in answers):
-            return
-        loops = [ids[:, prompt:].tolist() for prompt, ids in answers]
-        if len({len(rows) for rows in loops}) == 1:
-            counts = [outcome.count_until_end(rows, ends) for rows in loops]
-            self.new_tokens = tuple(sum(column) for column in zip(*counts, strict=True))
-        self.output |= outcome.output_of([row for rows in loops for row in rows])
+__all__ = ["compose"]
 
 
 def compose(recorder: Recorder, environment: dict[str, Json], incomplete: str | None) -> Recording:
@@ -143,6 +58,8 @@ _TRACK_OF: Final = {
     names.PREPROCESS: "host",
     names.DETOKENIZE: "host",
     names.WAIT: "host",
+    names.GC: "host",
+    names.COMPILE: "host",
 }
 
 
@@ -176,6 +93,17 @@ class _Composer:
                     self.path = voice.tape.clock.path
         for device, node in requests(roots):
             self._add(lane, device, node, None, None)
+        for disturbance in self.recorder.disturbances.seen:
+            if disturbance.thread == lane.thread:
+                self._add_disturbance(lane, disturbance)
+
+    def _add_disturbance(self, lane: Lane, seen: Disturbance) -> None:
+        """On the host's row of its thread, and of the generation that it fell into."""
+        own = [ended for ended in self.ended if ended.voice in lane.voices.values()]
+        within = (index for index, ended in ((self.index_of[id(e)], e) for e in own) if _spans_host(ended, seen.begin))
+        track = self._track(lane, None, seen.name)
+        axis = (seen.begin, seen.end)
+        self.builder.add(NewSpan(seen.name, track, axis, generation=next(within, None), args=seen.args))
 
     def _forest(self, voice: Voice) -> list[Node]:
         """The spans of one voice; each generation's boundaries have become its stages."""
@@ -326,6 +254,7 @@ class _Composer:
                 output=ended.output,
                 tags=ended.tags,
                 error=ended.error,
+                device_state=ended.device_state,
             )
             for index, ended in enumerate(self.ended)
         )
@@ -400,3 +329,9 @@ def _mark_unfinished(generate: Node, tokens: Sequence[Node]) -> None:
     for node in generate.walk():
         if node.name in (names.PREFILL, names.STEP, names.DECODE) and node.end[0] > last:
             node.incomplete = True
+
+
+def _spans_host(ended: Ended, at: int) -> bool:
+    """Whether a host time lies between a generation's first and last mark."""
+    host = ended.voice.tape.marks.host
+    return ended.first < ended.last <= len(host) and host[ended.first] <= at <= host[ended.last - 1]

@@ -21,7 +21,10 @@ import torch
 from torch import nn
 
 from vlmtrace.capture import outcome
-from vlmtrace.capture.composition import Ended, compose
+from vlmtrace.capture.composition import compose
+from vlmtrace.capture.device_state import DeviceState
+from vlmtrace.capture.disturbances import Disturbances
+from vlmtrace.capture.ended import Ended
 from vlmtrace.capture.environment import environment
 from vlmtrace.capture.lanes import Lanes, Voice
 from vlmtrace.capture.listeners import attached_nvtx_domain
@@ -43,6 +46,8 @@ _WAIT: Final = names.KIND_OF[names.WAIT]
 _PREPROCESS: Final = names.KIND_OF[names.PREPROCESS]
 _H2D: Final = names.KIND_OF[names.H2D]
 _DETOKENIZE: Final = names.KIND_OF[names.DETOKENIZE]
+
+_AROUND: Final = {names.PREPROCESS: _PREPROCESS, names.H2D: _H2D, names.DETOKENIZE: _DETOKENIZE}
 
 _ROOM_BETWEEN_TOKENS: Final = {"stage": 64, "module": 128, "layer": 4096}
 
@@ -86,6 +91,7 @@ class Recorder:
         self._domain = attached_nvtx_domain() if options.nvtx else None
         self.lanes = Lanes(self.texts.__getitem__, self._domain)
         self.plans = Plans(options.detail, options.stages)
+        self.disturbances = Disturbances()
         self._settled = itertools.count(1)
         self._seen_shapes: set[str] = set()
         self._patches = Patches(self._families())
@@ -107,6 +113,7 @@ class Recorder:
         _active = self
         self.origin = (time.monotonic_ns(), time.time_ns())
         self._patches.install()
+        self.disturbances.install()
         return self
 
     def stop(self) -> None:
@@ -114,6 +121,7 @@ class Recorder:
         if _active is not self:
             return
         self._close_timed_range()
+        self.disturbances.remove()
         self._patches.remove()
         self.plans.forget()
         _active = None
@@ -142,15 +150,26 @@ class Recorder:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """A user's span: host and device marks and an NVTX range, on this thread, around the block."""
-        observed = CURRENT.observed
-        listener = self._outside().listener if observed is None else observed.listener
-        kind = self._kind(name)
+        """A user's span: host and device marks and an NVTX range, on this thread, around the block.
+
+        Outside of ``generate()``, one called ``preprocess``, ``h2d`` or ``detokenize`` is that stage: a program whose
+        processor is its own says so with it.
+        """
+        observed, lane = CURRENT.observed, self.lanes.here()
+        kind = _AROUND.get(name)
+        if kind is None or observed is not None or lane.busy:
+            listener = self._outside().listener if observed is None else observed.listener
+            kind, is_stage = self._kind(name), False
+        else:
+            listener, is_stage = (self._outside() if kind == _H2D else self.lanes.voice(None)).listener, True
+        lane.busy |= is_stage
         listener.enter(kind, -1)
         try:
             yield
         finally:
             listener.leave(kind)
+            if is_stage:
+                lane.busy = False
 
     def tag(self, tags: Mapping[str, Json]) -> None:
         """Tags for the generations that end from now on; ``None`` takes a tag away."""
@@ -258,8 +277,10 @@ class Recorder:
         self._open_timed_range(voice, role)
         room = _ROOM_BETWEEN_TOKENS[self.options.detail]
         voice.tape.reserve(room)
-        observed = Observed(voice.listener, functools.partial(voice.tape.reserve, room), Loop(model))
+        self.disturbances.watch_compiler()
+        observed = Observed(voice.listener, functools.partial(self._between_tokens, voice, room), Loop(model))
         with plan.attachment:
+            state = None if device is None else DeviceState(device)
             voice.anchor_if_stale()
             ended = Ended(voice, plan.index, role, device, voice.tape.written, anchors=len(voice.tape.anchors))
             self.ended.append(ended)
@@ -268,6 +289,13 @@ class Recorder:
                     return self._timed(ended, observed, functools.partial(original, model, *args, **kwargs))
                 finally:
                     self._settle(ended, observed, (args, kwargs))
+                    if state is not None and not voice.lost:
+                        ended.device_state = state.change()
+
+    def _between_tokens(self, voice: Voice, room: int) -> None:
+        """Where growing takes no time from a stage: events for the next step, and a compiler that was just loaded."""
+        voice.tape.reserve(room)
+        self.disturbances.watch_compiler()
 
     def _timed(self, ended: Ended, observed: Observed, call: Callable[[], Any]) -> Any:
         voice = ended.voice

@@ -135,7 +135,10 @@ class Generation:
     host's clock). ``new_tokens`` counts each sequence's tokens until its end-of-sequence token, padding never.
     ``inputs`` holds what was known of the inputs without asking the device: ``batch``, ``prompt_tokens``,
     ``visual_tokens``, ``images`` and tensor ``shapes``. ``mode`` is how it decoded (``eager``, ``compiled``).
-    ``error`` is the exception that ended it, if one did.
+    ``error`` is the exception that ended it, if one did. ``device_state`` is what changed on its device meanwhile, read
+    before and after it: ``alloc_retries`` and ``segments_added`` of the allocator as differences, ``allocated_bytes``,
+    ``reserved_bytes``, ``peak_bytes``, and through NVML ``sm_clock_mhz``, ``max_sm_clock_mhz``, ``temperature_c`` and
+    ``throttled_by`` as they were at its end.
     """
 
     index: int
@@ -149,6 +152,7 @@ class Generation:
     output: Mapping[str, Json] = field(default_factory=dict)
     tags: Mapping[str, Json] = field(default_factory=dict)
     error: str | None = None
+    device_state: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:

@@ -1,0 +1,100 @@
+"""Device state: the allocator's counters, and clocks and throttling through NVML, read between generations.
+
+Nothing here waits for the device, and nothing is read while a generation runs.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+import torch
+
+from vlmtrace.timeline.recording import Json
+
+__all__ = ["DeviceState", "read_state"]
+
+_BENIGN: Final = frozenset(("gpu_idle", "applications_clocks_setting", "none"))
+
+
+class DeviceState:
+    """What changed on a device over one generation: make it before, ask :meth:`change` after."""
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+        self._before = _allocator(device)
+
+    def change(self) -> dict[str, Json]:
+        """Counters as differences (retries, new segments), bytes and clocks as they are now."""
+        after = _allocator(self._device)
+        made: dict[str, Json] = {
+            key: after[key] - self._before[key] for key in ("alloc_retries", "segments_added") if key in after
+        }
+        made |= {key: after[key] for key in ("allocated_bytes", "reserved_bytes", "peak_bytes") if key in after}
+        return made | read_state(self._device)
+
+
+def _allocator(device: int) -> dict[str, int]:
+    """The caching allocator's counters. Absent without CUDA's own allocator."""
+    try:
+        stats: dict[str, int] = torch.cuda.memory_stats(device)
+    except (RuntimeError, AttributeError):
+        return {}
+    return {
+        "alloc_retries": stats.get("num_alloc_retries", 0),
+        "segments_added": stats.get("segment.all.allocated", 0),
+        "allocated_bytes": stats.get("allocated_bytes.all.current", 0),
+        "reserved_bytes": stats.get("reserved_bytes.all.current", 0),
+        "peak_bytes": stats.get("allocated_bytes.all.peak", 0),
+    }
+
+
+def read_state(device: int) -> dict[str, Json]:
+    """SM clock now and at most, in MHz, temperature and what holds the clock down; empty without ``nvidia-ml-py``."""
+    nvml, handle = _nvml(device)
+    if handle is None:
+        return {}
+    try:
+        reasons = _reasons(nvml, handle)
+        return {
+            "sm_clock_mhz": nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+            "max_sm_clock_mhz": nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
+            "temperature_c": nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+            "throttled_by": list[Json](reasons),
+        }
+    except nvml.NVMLError:
+        return {}
+
+
+def _reasons(nvml: Any, handle: Any) -> list[str]:
+    """The names of the bits that NVML sets, but for those that say nothing is wrong."""
+    ask = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+    ask = ask or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
+    mask = ask(handle)
+    prefixes = ("nvmlClocksEventReason", "nvmlClocksThrottleReason")
+    found: dict[int, str] = {}
+    for name in dir(nvml):
+        prefix = next((p for p in prefixes if name.startswith(p)), None)
+        value = getattr(nvml, name)
+        if prefix is not None and isinstance(value, int) and value and not value & (value - 1):
+            found.setdefault(value, _snake(name.removeprefix(prefix)))
+    return sorted(text for bit, text in found.items() if mask & bit and text not in _BENIGN)
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).strip("_")
+
+
+@cache
+def _nvml(device: int) -> tuple[Any, Any]:
+    """NVML's handle of a CUDA device, found by its UUID: NVML counts devices that CUDA may not see."""
+    try:
+        import pynvml
+    except ImportError:
+        return None, None
+    try:
+        pynvml.nvmlInit()
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid.encode())
+    except (pynvml.NVMLError, RuntimeError, AttributeError):
+        return pynvml, None

@@ -1,0 +1,95 @@
+"""Disturbances: what the host can see of why a step took long. Garbage collections and compilations, as they happen.
+
+They are kept apart from the tapes: a collection may begin in the middle of a mark.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from vlmtrace.capture.clocks import monotonic_ns
+from vlmtrace.timeline import names
+
+__all__ = ["Disturbance", "Disturbances"]
+
+_DYNAMO: Final = "torch._dynamo.callback"
+
+_SHORTEST_NS: Final = 50_000
+"""A collection or compilation shorter than this explains no outlier, and young generations are collected often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """``name`` is ``names.GC`` or ``names.COMPILE``; ``begin`` and ``end`` are host times in ns of thread ``thread``.
+
+    ``args`` say more: the collector's generation and how much it collected, or what set the compiler off.
+    """
+
+    name: str
+    thread: int
+    begin: int
+    end: int
+    args: Mapping[str, int | str]
+
+
+class Disturbances:
+    """Listens to the garbage collector, and to dynamo once that is loaded, between ``install`` and ``remove``."""
+
+    def __init__(self, now: Callable[[], int] = monotonic_ns, shortest_ns: int = _SHORTEST_NS) -> None:
+        self.seen: list[Disturbance] = []
+        self._shortest = shortest_ns
+        self._now = now
+        self._begun: dict[tuple[str, int], int] = {}
+        self._dynamo: Any = None
+
+    def install(self) -> None:
+        gc.callbacks.append(self._on_collection)
+        self.watch_compiler()
+
+    def remove(self) -> None:
+        gc.callbacks.remove(self._on_collection)
+        if self._dynamo is not None:
+            self._dynamo.remove_start_callback(self._on_compile_start)
+            self._dynamo.remove_end_callback(self._on_compile_end)
+            self._dynamo = None
+
+    def watch_compiler(self) -> None:
+        """Listen to dynamo if it has been loaded by now; loading it takes seconds, and most programs never need it."""
+        module = sys.modules.get(_DYNAMO)
+        if self._dynamo is not None or module is None:
+            return
+        handler = getattr(module, "callback_handler", None)
+        if handler is not None and hasattr(handler, "remove_start_callback"):
+            handler.register_start_callback(self._on_compile_start)
+            handler.register_end_callback(self._on_compile_end)
+            self._dynamo = handler
+
+    def _on_collection(self, phase: str, info: Mapping[str, int]) -> None:
+        if phase == "start":
+            self._begin(names.GC)
+        else:
+            self._end(names.GC, {"gc_generation": info["generation"], "collected": info["collected"]})
+
+    def _on_compile_start(self, args: Any) -> None:  # noqa: ARG002
+        self._begin(names.COMPILE)
+
+    def _on_compile_end(self, args: Any) -> None:
+        trigger = getattr(getattr(args, "callback_trigger", None), "name", "")
+        self._end(names.COMPILE, {"trigger": trigger.lower()})
+
+    def _begin(self, name: str) -> None:
+        self._begun[name, threading.get_native_id()] = self._now()
+
+    def _end(self, name: str, args: Mapping[str, int | str]) -> None:
+        thread = threading.get_native_id()
+        begin = self._begun.pop((name, thread), None)
+        if begin is None:
+            return
+        end = self._now()
+        if end - begin >= self._shortest:
+            self.seen.append(Disturbance(name, thread, begin, end, args))
