@@ -51,6 +51,12 @@ def _provoked_by_times(good: Recording) -> Iterator[tuple[Slug, str, Recording]]
     yield Slug.FEW_REPEATS, "fewer than five generations are counted", few
     yield Slug.WARM_UP_DRIFT, "like generations get longer or shorter, surely and by more than 5 %", drifting
     yield Slug.OUTLIER_STEPS, "steps are longer than three times the median of their like", spiky
+    held = with_generation(good, 1, device_state={"throttled_by": ["sw_power_cap"]})
+    slow = with_generation(good, 1, device_state={"sm_clock_mhz": 345, "max_sm_clock_mhz": 1980})
+    retried = with_generation(good, 1, device_state={"alloc_retries": 2})
+    yield Slug.THROTTLED, "NVML told at the end of a generation that something held the clock down", held
+    yield Slug.LOW_CLOCKS, "a generation ended with the SM clock below 80 % of the highest", slow
+    yield Slug.ALLOCATOR_RETRIED, "the CUDA allocator freed its cache and asked again during a generation", retried
     yield Slug.SHARED_STREAM, "generations of different threads ran on one GPU at the same time", _side_by_side(good)
     yield Slug.WALL_MISMATCH, "host wall and device length differ by more than the clock’s bound + 50 µs", late
     yield Slug.CLOCK_WIDENED, "marks and anchors of a generation contradict each other", widened

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from vlmtrace.analysis import steadiness, trust, waste
+from vlmtrace.analysis import hardware, steadiness, trust, waste
 from vlmtrace.analysis.case import Case, Finding, Slug, counted_text
 from vlmtrace.analysis.launch import Verdict
 from vlmtrace.timeline import names
@@ -130,6 +130,9 @@ _FINDERS: Final[tuple[Callable[[Case], Finding | None], ...]] = (
     _few_repeats,
     steadiness.warm_up_drift,
     steadiness.outlier_steps,
+    hardware.throttled,
+    hardware.low_clocks,
+    hardware.allocator_retried,
     trust.shared_stream,
     trust.wall_mismatch,
     trust.clock_widened,
