@@ -14,6 +14,7 @@ from vlmtrace.timeline.recording import Json
 
 __all__ = ["DeviceState", "read_state"]
 
+_PREFIXES: Final = ("nvmlClocksEventReason", "nvmlClocksThrottleReason")
 _BENIGN: Final = frozenset(("gpu_idle", "applications_clocks_setting", "none"))
 
 
@@ -71,14 +72,19 @@ def _reasons(nvml: Any, handle: Any) -> list[str]:
     ask = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
     ask = ask or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
     mask = ask(handle)
-    prefixes = ("nvmlClocksEventReason", "nvmlClocksThrottleReason")
+    return sorted(text for bit, text in _reason_names(nvml).items() if mask & bit)
+
+
+@cache
+def _reason_names(nvml: Any) -> dict[int, str]:
+    """What each bit is called, in NVML's own words; those that say nothing is wrong are left out."""
     found: dict[int, str] = {}
     for name in dir(nvml):
-        prefix = next((p for p in prefixes if name.startswith(p)), None)
+        prefix = next((p for p in _PREFIXES if name.startswith(p)), None)
         value = getattr(nvml, name)
         if prefix is not None and isinstance(value, int) and value and not value & (value - 1):
             found.setdefault(value, _snake(name.removeprefix(prefix)))
-    return sorted(text for bit, text in found.items() if mask & bit and text not in _BENIGN)
+    return {bit: text for bit, text in found.items() if text not in _BENIGN}
 
 
 def _snake(name: str) -> str:
