@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """How well vlmtrace's stages hold the kernels that Nsight Systems saw, in the very same calls.
 
-    nsys profile --trace=cuda,nvtx ... scripts/nsight_reference.py record --out traced.pftrace
+    nsys profile --trace=cuda,nvtx --cuda-graph-trace=node ... scripts/nsight_reference.py record --out FOLDER
     nsys export --type=sqlite ...
-    scripts/nsight_reference.py compare traced.pftrace REPORT.sqlite --out reference.json
+    scripts/nsight_reference.py compare FOLDER REPORT.sqlite --out reference.json
 
 A kernel belongs to the stage whose NVTX range its launch lies in (by correlation id, on the same thread). Its clock
 is fitted to the host's from the ranges' starts, host to host, before any device time is looked at. Then, for every
-vision, prefill and decode step: do all its kernels lie within its span, and how far are its two marks from them?
+vision, prefill and decode step: do all its kernels lie within its span, and how far are its two marks from them? And
+does the launch verdict agree with how long the GPU really idled?
 """
 
 from __future__ import annotations
@@ -27,21 +28,41 @@ STAGES = ("vision", "prefill", "decode.step")
 
 
 def record(options: argparse.Namespace) -> None:
-    """Generate the study's first samples in one recording."""
+    """One trace per configuration: the study's first samples, eager; then few samples in other ways of decoding."""
+    import torch
     from subtraction_study import Bench, samples
 
     import vlmtrace
 
     bench = Bench(options.shape)
     plans = [sample for sample in samples(options.samples * 2) if sample["new"] > 1][: options.samples]
-    for side in sorted({plan["side"] for plan in plans}):
-        bench.generate(bench.inputs({"id": 0, "side": side, "prompt": 20}), 3)
-    inputs = [bench.inputs(plan) for plan in plans]
-    with vlmtrace.trace(bench.model, random_weights=True, name=f"{options.shape}-nsight") as session:
-        for plan, given in zip(plans, inputs, strict=True):
-            vlmtrace.tag(sample=plan["id"])
-            bench.generate(given, plan["new"])
-    session.save(options.out, force=True)
+    sides = [{"id": 0, "side": side, "prompt": 20, "new": 3} for side in sorted({plan["side"] for plan in plans})]
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in options.configurations:
+        way, _, batch = name.partition("-")
+        own = plans if name == "eager-1" else [{"id": 0, "side": 16, "prompt": 50, "new": 24}] * options.others
+        inputs = [repeated(bench.inputs(plan), int(batch)) for plan in own]
+        static = {"cache_implementation": "static"} if way == "compiled" else {}
+
+        def generate(given: Any, plan: dict[str, Any], static: dict[str, str] = static) -> None:
+            with torch.inference_mode():
+                bench.model.generate(**given, max_new_tokens=plan["new"], do_sample=False, **static)
+
+        for plan in sides if name == "eager-1" else own[:1] * 3:
+            generate(repeated(bench.inputs(plan), int(batch)), plan)
+        with vlmtrace.trace(bench.model, random_weights=True, name=f"{options.shape}-{name}") as session:
+            for plan, given in zip(own, inputs, strict=True):
+                vlmtrace.tag(sample=plan["id"])
+                generate(given, plan)
+        session.save(folder / f"{name}.pftrace", force=True)
+
+
+def repeated(inputs: Any, batch: int) -> Any:
+    """The same sample ``batch`` times in one batch; pixel values and grids are rows, one after another."""
+    for key, value in list(inputs.items()):
+        inputs[key] = value.repeat(batch, *[1] * (value.dim() - 1))
+    return inputs
 
 
 @dataclass
@@ -59,37 +80,58 @@ class Range:
 def compare(options: argparse.Namespace) -> None:
     import vlmtrace
 
-    recording = vlmtrace.load(options.trace)
+    paths = sorted(Path(options.traces).glob("*.pftrace"))
+    recordings = {path.stem: vlmtrace.load(path) for path in paths}
     with closing(sqlite3.connect(options.report)) as db:
         ranges = read_ranges(db)
         unattributed, total = attribute(db, ranges)
-    spans = {name: sorted(recording.spans.named(name), key=lambda s: s.host_begin) for name in (*STAGES, "generate")}
-    matched = []
-    for name, found in spans.items():
-        own = [r for r in ranges if r.name == name]
-        if len(own) != len(found):
-            raise SystemExit(f"{name}: {len(found)} spans in the trace, {len(own)} ranges in the report")
-        matched += list(zip(found, own, strict=True))
-    slope, offset, residual = fit([(r.start, span.host_begin) for span, r in matched])
+    matched = match(recordings, ranges)
+    slope, offset, residual = fit([(r.start, span.host_begin) for _, span, r in matched])
+    origin = matched[0][2].start
 
     def axis(at: int) -> float:
-        return offset + at + slope * (at - matched[0][1].start)
+        return offset + at + slope * (at - origin)
 
-    bound = {g.index: recording.clocks[g.clock].bound_ns for g in recording.generations if g.clock is not None}
     result: dict[str, Any] = {
-        "generations": len(recording.generations),
         "kernels": total,
         "unattributed": unattributed,
         "fit": {"drift_ppm": slope * 1e6, "residual_p50_us": residual[0], "residual_p99_us": residual[1]},
-        "bound_us": statistics.median(bound.values()) / 1e3,
-        "stages": {},
+        "recordings": {},
     }
-    for name in STAGES:
-        pairs = [(span, r) for span, r in matched if span.name == name and r.work]
-        result["stages"][name] = judge(pairs, axis, bound, residual[1])
+    for name, recording in recordings.items():
+        bound = {g.index: recording.clocks[g.clock].bound_ns for g in recording.generations if g.clock is not None}
+        made: dict[str, Any] = {"generations": len(bound), "bound_us": statistics.median(bound.values()) / 1e3}
+        verdicts = verdicts_of(recording)
+        for stage in STAGES:
+            pairs = [(span, r) for own, span, r in matched if own == name and span.name == stage and r.work]
+            made[stage] = judge(pairs, axis, bound, residual[1]) | {"verdict": verdicts.get(stage)}
+        result["recordings"][name] = made
     text = json.dumps(result, indent=1)
     Path(options.out).write_text(text + "\n")
     print(text)
+
+
+def match(recordings: dict[str, Any], ranges: list[Range]) -> list[tuple[str, Any, Range]]:
+    """Spans and ranges of each stage, one to one in the order in which the host came to them."""
+    matched = []
+    for stage in (*STAGES, "generate"):
+        found = [(name, span) for name, recording in recordings.items() for span in recording.spans.named(stage)]
+        found.sort(key=lambda pair: pair[1].host_begin)
+        own = [r for r in ranges if r.name == stage]
+        if len(own) != len(found):
+            raise SystemExit(f"{stage}: {len(found)} spans in the traces, {len(own)} ranges in the report")
+        matched += [(name, span, r) for (name, span), r in zip(found, own, strict=True)]
+    return sorted(matched, key=lambda triple: triple[2].start)
+
+
+def verdicts_of(recording: Any) -> dict[str, str]:
+    """The launch verdict of each stage, as the summary gives it; the decode's stands for its steps."""
+    from vlmtrace.analysis.summary import summarise
+
+    judged = {row.stage: row.judgement for row in summarise(recording).rows if row.judgement is not None}
+    return {
+        "decode.step" if stage == "decode" else stage: judgement.verdict.value for stage, judgement in judged.items()
+    }
 
 
 def read_ranges(db: sqlite3.Connection) -> list[Range]:
@@ -172,8 +214,12 @@ def judge(pairs: list[tuple[Any, Range]], axis: Any, bound: dict[int, int], resi
         launched = axis(r.launches_end) - span.host_begin
         prompt_begin += begin <= launched + 20_000 + bound[span.generation]
     count = len(pairs)
+    if not count:
+        return {"spans": 0}
+    idle = [1 - busy(r.work) / max(1, span.duration) for span, r in pairs]
     return {
         "spans": count,
+        "idle_share_p50": round(statistics.median(idle), 3),
         "device_operations": sum(len(r.work) for _, r in pairs),
         "work_within_span": held / count,
         "end_slack_met": prompt_end / count,
@@ -181,6 +227,15 @@ def judge(pairs: list[tuple[Any, Range]], axis: Any, bound: dict[int, int], resi
         "begin_slack_us": percentiles(begins),
         "end_slack_us": percentiles(ends),
     }
+
+
+def busy(work: list[tuple[int, int]]) -> int:
+    """Nanoseconds in which at least one of the operations ran."""
+    total = until = 0
+    for start, end in sorted(work):
+        total += max(0, end - max(start, until))
+        until = max(until, end)
+    return total
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
@@ -194,11 +249,15 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("record")
     command.add_argument("--shape", default="qwen2.5-vl-0.5b")
-    command.add_argument("--samples", type=int, default=44)
+    command.add_argument("--samples", type=int, default=44, help="samples of the configuration eager-1")
+    command.add_argument("--others", type=int, default=6, help="generations of each other configuration")
+    command.add_argument(
+        "--configurations", nargs="+", default=["eager-1", "eager-16", "compiled-1", "compiled-16"], metavar="WAY-BATCH"
+    )
     command.add_argument("--out", required=True)
     command.set_defaults(run=record)
     command = commands.add_parser("compare")
-    command.add_argument("trace")
+    command.add_argument("traces")
     command.add_argument("report")
     command.add_argument("--out", required=True)
     command.set_defaults(run=compare)
