@@ -35,6 +35,7 @@ def _provoked_by_what_ran(good: Recording) -> Iterator[tuple[Slug, str, Recordin
     yield Slug.INCOMPLETE, "an error or an interrupt ended a generation, or the recording", broken
     yield Slug.NO_VISION, "images went in and no vision stage was seen", blind
     yield Slug.NO_VISION, "no image went in", with_inputs(blind, batch=1)
+    yield Slug.NOT_SEPARABLE, "a stage that was asked for ran inside compiled code", with_mode(good, "compiled")
     yield Slug.GUESSED_STAGE, "nothing but a module’s name says that it is a stage", guessed
     yield Slug.SEVERAL_MODELS, "the counted generations are not all of one model", two_models
     yield Slug.ONE_TOKEN_OUTPUT, "a generation ended with its first token", one_token
@@ -114,3 +115,8 @@ def _side_by_side(made: Recording) -> Recording:
     other = tuple(replace(track, thread=track.thread + 1, thread_name="Thread-1") for track in made.tracks)
     generations = tuple(replace(g, span=row_of[g.span]) for g in made.generations)
     return validate(replace(made, spans=spans, tracks=made.tracks + other, generations=generations))
+
+
+def with_mode(made: Recording, mode: str) -> Recording:
+    """All generations decoded that way."""
+    return replace(made, generations=tuple(replace(g, mode=mode) for g in made.generations))

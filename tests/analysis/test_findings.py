@@ -121,3 +121,19 @@ def test_findings_come_in_the_order_of_their_list() -> None:
     slugs = [finding.slug for finding in summarise(made).findings]
     assert len(slugs) > 2
     assert slugs == sorted(slugs, key=order.index)
+
+
+def compiled(made: Recording) -> Recording:
+    return replace(made, generations=tuple(replace(g, mode="compiled") for g in made.generations))
+
+
+def test_finer_detail_of_compiled_steps_is_not_separable() -> None:
+    assert Slug.NOT_SEPARABLE not in found(compiled(recording(*FIVE, detail="stage")))
+    evidence = found(compiled(recording(*FIVE, detail="layer")))[Slug.NOT_SEPARABLE].evidence
+    assert evidence.startswith("layers and head of the compiled steps ran inside compiled code in 5 of 5 generations")
+
+
+def test_a_vision_inside_compiled_code_is_told_as_that_and_not_as_missing() -> None:
+    made = found(compiled(blind(recording(*FIVE, detail="stage"))))
+    assert made[Slug.NOT_SEPARABLE].evidence.startswith("vision ran inside compiled code")
+    assert Slug.NO_VISION not in made

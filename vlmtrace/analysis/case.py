@@ -18,6 +18,7 @@ class Slug(StrEnum):
 
     INCOMPLETE = "incomplete"
     NO_VISION = "no-vision"
+    NOT_SEPARABLE = "not-separable"
     GUESSED_STAGE = "guessed-stage"
     SEVERAL_MODELS = "several-models"
     ONE_TOKEN_OUTPUT = "one-token-output"

@@ -38,6 +38,8 @@ def _no_vision(case: Case) -> Finding | None:
     if not case.counted or any(one.stages.vision for one in case.counted):
         return None
     images = sum(_integer(one.generation.inputs.get("images")) for one in case.counted)
+    if images and all(one.generation.mode == "compiled" for one in case.counted):
+        return None  # it may have run inside compiled code: told as that
     if images:
         return Finding(
             Slug.NO_VISION,
@@ -45,6 +47,25 @@ def _no_vision(case: Case) -> Finding | None:
             "name it: --stage vision=MODULE.PATH (record --dry-run shows the tree)",
         )
     return Finding(Slug.NO_VISION, "no vision ran: no image went in", "pass one to see the vision stage")
+
+
+def _not_separable(case: Case) -> Finding | None:
+    """Stages inside compiled code: its call is timed as a whole, and nothing in it can be told apart from outside.
+
+    Told where that hides something that was asked for: finer detail, or a vision that no span shows.
+    """
+    compiled = [one for one in case.counted if one.generation.mode == "compiled"]
+    hidden = ["layers and head of the compiled steps"] if case.recording.detail != "stage" else []
+    if any(not one.stages.vision and one.generation.inputs.get("images") for one in compiled):
+        hidden.append("vision")
+    if not compiled or not hidden:
+        return None
+    return Finding(
+        Slug.NOT_SEPARABLE,
+        f"{' and '.join(hidden)} ran inside compiled code in {len(compiled):,} of "
+        f"{counted_text(len(case.counted), 'generation')}: they are part of the stage around them",
+        "record once more without compiling to tell them apart",
+    )
 
 
 def _guessed_stage(case: Case) -> Finding | None:
@@ -124,6 +145,7 @@ def _sync_in_stage(case: Case) -> Finding | None:
 _FINDERS: Final[tuple[Callable[[Case], Finding | None], ...]] = (
     _incomplete,
     _no_vision,
+    _not_separable,
     _guessed_stage,
     _several_models,
     _one_token_output,
