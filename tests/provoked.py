@@ -32,6 +32,7 @@ def _provoked_by_what_ran(good: Recording) -> Iterator[tuple[Slug, str, Recordin
     two_models = with_generation(replace(good, models=good.models * 2), 3, model=1)
     one_token = recording(*(Shape(lead=8 * MS),) * 4, Shape(steps=0, lead=8 * MS))
     broken = with_generation(good, 4, error="RuntimeError: boom")
+    yield Slug.NOTHING_RECORDED, "no generation was recorded", _emptied(good)
     yield Slug.INCOMPLETE, "an error or an interrupt ended a generation, or the recording", broken
     yield Slug.NO_VISION, "images went in and no vision stage was seen", blind
     yield Slug.NO_VISION, "no image went in", with_inputs(blind, batch=1)
@@ -88,6 +89,12 @@ def _provoked_by_waste(good: Recording) -> Iterator[tuple[Slug, str, Recording]]
     yield Slug.HOST_BOUND_DECODE, "the verdict on decode is host-bound", waiting
     yield Slug.HOST_BOUND_DECODE, "the same, and decode is compiled already", compiled
     yield Slug.SYNC_IN_STAGE, "an audit saw the host wait for the GPU inside vision, prefill or a step", audited
+
+
+def _emptied(made: Recording) -> Recording:
+    """A recording in which nothing happened."""
+    spans, _ = SpansBuilder().freeze()
+    return validate(replace(made, spans=spans, generations=(), clocks=(), tracks=()))
 
 
 def _side_by_side(made: Recording) -> Recording:

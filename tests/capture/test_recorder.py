@@ -185,6 +185,15 @@ def test_only_the_named_model_is_recorded() -> None:
     assert (model.class_name, len(session.recording.generations)) == ("LlamaForCausalLM", 1)
 
 
+def test_a_method_taken_before_the_block_records_nothing_and_the_summary_says_so() -> None:
+    tiny = build("llama")
+    taken = tiny.model.generate
+    with vlmtrace.trace(tiny.model) as session:
+        taken(**tiny.inputs, max_new_tokens=2)
+    assert session.recording.generations == ()
+    assert "nothing-recorded" in session.render()
+
+
 def test_users_spans_lie_around_and_inside_generations() -> None:
     tiny = build("llama")
     work = vlmtrace.span("work")

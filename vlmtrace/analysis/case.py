@@ -16,6 +16,7 @@ __all__ = ["Case", "Finding", "Slug", "counted_text"]
 class Slug(StrEnum):
     """Every finding there is, in the order in which they are told."""
 
+    NOTHING_RECORDED = "nothing-recorded"
     INCOMPLETE = "incomplete"
     NO_VISION = "no-vision"
     NOT_SEPARABLE = "not-separable"

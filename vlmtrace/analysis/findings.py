@@ -25,6 +25,16 @@ def find(case: Case) -> tuple[Finding, ...]:
     return tuple(finding for finder in _FINDERS if (finding := finder(case)) is not None)
 
 
+def _nothing_recorded(case: Case) -> Finding | None:
+    if case.recording.generations:
+        return None
+    return Finding(
+        Slug.NOTHING_RECORDED,
+        "no generate() of a traced model was called",
+        "call it as model.generate() while tracing: a method taken from the model before is not seen",
+    )
+
+
 def _incomplete(case: Case) -> Finding | None:
     broken = [one.generation for one in case.measured if not one.complete]
     reason = case.recording.incomplete or next((one.error for one in broken if one.error), None)
@@ -143,6 +153,7 @@ def _sync_in_stage(case: Case) -> Finding | None:
 
 
 _FINDERS: Final[tuple[Callable[[Case], Finding | None], ...]] = (
+    _nothing_recorded,
     _incomplete,
     _no_vision,
     _not_separable,
