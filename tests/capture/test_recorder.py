@@ -129,6 +129,11 @@ def test_what_is_known_of_the_inputs_is_kept_and_the_outputs_are_a_fingerprint()
     assert set(generation.output) == {"ids_sha256", "sequences"}
 
 
+@pytest.mark.parametrize(("name", "tokens"), [("blip-2", 4), ("kosmos-2", 4), ("llama4", 4), ("qwen3_vl", 4)])
+def test_visual_tokens_are_counted_where_the_image_became_them(name: str, tokens: int) -> None:
+    assert record(build(name))[1].generations[0].inputs["visual_tokens"] == tokens
+
+
 def test_padding_after_the_end_is_not_counted() -> None:
     tiny = build("llama")
     two = Tiny(tiny.model, {name: value.repeat(2, 1) for name, value in tiny.inputs.items()}, tiny.has)

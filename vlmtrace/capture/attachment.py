@@ -129,6 +129,8 @@ class Attachment:
                     self._hooks += span_hooks(part.module, kind, number)
                 else:
                     self._wrap(part.module, _COMPILED, functools.partial(_compiled_span, kind, number))
+        if anatomy.projectors:
+            self._hooks.append(anatomy.projectors[-1].module.register_forward_hook(_note_projected))
         if self._detail != "stage":
             for number, part in enumerate(anatomy.inner_projectors, start=len(anatomy.projectors)):
                 if not self._inside_compiled_encoder(part):
@@ -365,6 +367,16 @@ def _features(module: nn.Module, original: Callable[..., Any]) -> Callable[..., 
         return made
 
     return features
+
+
+def _note_projected(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
+    """Where no feature method runs, what the last projector makes is what an image became."""
+    if _is_compiling():
+        return
+    observed = CURRENT.observed
+    if observed is not None and observed.vision_depth == 0:
+        # A module's tuple is its answer and what came with it (attention weights, say).
+        observed.projected_tokens += _rows(output[0] if isinstance(output, tuple) and output else output)
 
 
 def _rows(features: Any) -> int:

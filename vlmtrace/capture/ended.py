@@ -77,14 +77,14 @@ class Ended:
         config = observed.generation_config
         self.mode = observed.mode
         self.prompt_tokens = observed.prompt_tokens
-        self.visual_tokens = observed.visual_tokens
+        self.visual_tokens = observed.visual_tokens or observed.projected_tokens
         self.uses_cache = getattr(config, "use_cache", None) is not False
         self.beams = getattr(config, "num_beams", None) or 1
         self.inputs = inputs
         if observed.prompt_tokens > 0:
             self.inputs["prompt_tokens"] = observed.prompt_tokens
-        if observed.visual_tokens:
-            self.inputs["visual_tokens"] = observed.visual_tokens
+        if self.visual_tokens:
+            self.inputs["visual_tokens"] = self.visual_tokens
         if self.beams > 1:
             self.inputs["beams"] = self.beams
         if not self.uses_cache:

@@ -48,6 +48,7 @@ class Observed:
     vision_depth: int = 0
     prompt_tokens: int = NONE
     visual_tokens: int = 0
+    projected_tokens: int = 0
     mode: str = "eager"
     generation_config: Any = None
     answers: list[tuple[int, torch.Tensor]] = field(default_factory=list)
