@@ -359,6 +359,26 @@ def test_a_collection_in_the_middle_of_decode_is_on_the_hosts_row_of_its_generat
     assert step.host_begin <= pause.begin <= pause.end <= step.host_end
 
 
+def test_a_collection_is_told_once_where_the_system_has_given_a_threads_number_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiny = build("llama")
+    monkeypatch.setattr(threading, "get_native_id", lambda: 7)
+
+    def work() -> None:
+        generate(tiny)
+        gc.collect()
+
+    with vlmtrace.trace(tiny.model) as session:
+        for _ in range(2):
+            thread = threading.Thread(target=work, name="worker")
+            thread.start()
+            thread.join()
+    pauses = [(span.begin, span.end) for span in session.recording.spans.named(names.GC)]
+    assert len(pauses) >= 2
+    assert len(pauses) == len(set(pauses))
+
+
 def test_a_users_preprocessing_is_the_stage_of_that_name() -> None:
     tiny = build("llama")
     with vlmtrace.trace(tiny.model) as session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from vlmtrace.capture.alignment import AffineMap, Constraints, Rate, fit_offset, fit_rate, tightest_marks
@@ -18,7 +19,6 @@ from vlmtrace.timeline.spans import NONE, NewSpan, SpansBuilder
 from vlmtrace.timeline.validation import validate
 
 if TYPE_CHECKING:
-    from vlmtrace.capture.disturbances import Disturbance
     from vlmtrace.capture.lanes import Lane, Voice
     from vlmtrace.capture.recorder import Recorder
 
@@ -34,6 +34,7 @@ def compose(recorder: Recorder, environment: dict[str, Json], incomplete: str | 
     made = _Composer(recorder)
     for lane in recorder.lanes.all:
         made.add_lane(lane)
+    made.add_disturbances()
     return made.recording(environment, incomplete)
 
 
@@ -61,6 +62,10 @@ _TRACK_OF: Final = {
     names.GC: "host",
     names.COMPILE: "host",
 }
+
+
+_NEVER: Final = (0, -1, NONE)
+"""The host bounds of no generation: before every other, and nothing lies within."""
 
 
 class _Composer:
@@ -93,17 +98,30 @@ class _Composer:
                     self.path = voice.tape.clock.path
         for device, node in requests(roots):
             self._add(lane, device, node, None, None)
-        for disturbance in self.recorder.disturbances.seen:
-            if disturbance.thread == lane.thread:
-                self._add_disturbance(lane, disturbance)
 
-    def _add_disturbance(self, lane: Lane, seen: Disturbance) -> None:
-        """On the host's row of its thread, and of the generation that it fell into."""
-        own = [ended for ended in self.ended if ended.voice in lane.voices.values()]
-        within = (index for index, ended in ((self.index_of[id(e)], e) for e in own) if _spans_host(ended, seen.begin))
-        track = self._track(lane, None, seen.name)
-        axis = (seen.begin, seen.end)
-        self.builder.add(NewSpan(seen.name, track, axis, generation=next(within, None), args=seen.args))
+    def add_disturbances(self) -> None:
+        """On the host's row of their thread, each once, and of the generation that it fell into."""
+        lanes = {lane.thread: lane for lane in self.recorder.lanes.all}
+        bounds = {thread: [_NEVER] for thread in lanes}
+        for lane in self.recorder.lanes.all:
+            own = {id(voice) for voice in lane.voices.values()}
+            bounds[lane.thread] += [self._host_bounds(ended) for ended in self.ended if id(ended.voice) in own]
+        for known in bounds.values():
+            known.sort()
+        for seen in self.recorder.disturbances.seen:
+            if seen.thread not in lanes:
+                continue
+            known = bounds[seen.thread]
+            begin, end, index = known[bisect_right(known, seen.begin, key=itemgetter(0)) - 1]
+            generation = index if begin <= seen.begin <= end else None
+            track = self._track(lanes[seen.thread], None, seen.name)
+            self.builder.add(NewSpan(seen.name, track, (seen.begin, seen.end), generation=generation, args=seen.args))
+
+    def _host_bounds(self, ended: Ended) -> tuple[int, int, int]:
+        """Host times of a generation's first and last mark, and its index; empty where it has no marks."""
+        host = ended.voice.tape.marks.host
+        index = self.index_of[id(ended)]
+        return (host[ended.first], host[ended.last - 1], index) if ended.first < ended.last <= len(host) else _NEVER
 
     def _forest(self, voice: Voice) -> list[Node]:
         """The spans of one voice; each generation's boundaries have become its stages."""
@@ -329,9 +347,3 @@ def _mark_unfinished(generate: Node, tokens: Sequence[Node]) -> None:
     for node in generate.walk():
         if node.name in (names.PREFILL, names.STEP, names.DECODE) and node.end[0] > last:
             node.incomplete = True
-
-
-def _spans_host(ended: Ended, at: int) -> bool:
-    """Whether a host time lies between a generation's first and last mark."""
-    host = ended.voice.tape.marks.host
-    return ended.first < ended.last <= len(host) and host[ended.first] <= at <= host[ended.last - 1]
