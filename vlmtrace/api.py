@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from vlmtrace import formats, report
 from vlmtrace.analysis.summary import Summary, summarise
 from vlmtrace.errors import UsageError, VlmtraceError
-from vlmtrace.timeline.recording import Json, Recording
+from vlmtrace.timeline.recording import DETAILS, Json, Recording
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,7 +90,7 @@ def trace(
         VlmtraceError: if torch or transformers is missing, or another recording is running.
     """
     with _needing_record_extra():
-        from vlmtrace.capture.recorder import DETAILS, Recorder, RecorderOptions
+        from vlmtrace.capture.recorder import Recorder, RecorderOptions
     if detail not in DETAILS:
         raise UsageError(f"detail {detail!r} is none", f"choose one of {', '.join(DETAILS)}")
     options = RecorderOptions(name, detail, _paths(stages), keep_text)
@@ -198,8 +198,6 @@ def render(recording: Recording, form: str = "table") -> str:
     Raises:
         UsageError: for another form.
     """
-    if form not in report.FORMATS:
-        raise UsageError(f"form {form!r} is none", f"choose one of {', '.join(report.FORMATS)}")
     return report.render(summarise(recording), form)
 
 

@@ -35,9 +35,7 @@ from vlmtrace.errors import VlmtraceError
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import COLD, TIMED, WARMED, Json, Recording
 
-__all__ = ["DETAILS", "Recorder", "RecorderOptions", "active"]
-
-DETAILS: Final = ("stage", "module", "layer")
+__all__ = ["Recorder", "RecorderOptions", "active"]
 
 _GENERATE: Final = names.KIND_OF[names.GENERATE]
 _WARMUP: Final = names.KIND_OF[names.WARMUP]

@@ -18,7 +18,7 @@ from vlmtrace.cli.summary import show
 from vlmtrace.cli.talk import Talk
 from vlmtrace.errors import EXIT_ERROR, EXIT_OK, UsageError, VlmtraceError
 from vlmtrace.report import FORMATS, plan_text
-from vlmtrace.timeline.recording import Json, Recording
+from vlmtrace.timeline.recording import DETAILS, Json, Recording
 from vlmtrace.units import bytes_text
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["record"]
 
-_DETAILS: Final = ("stage", "module", "layer")
 _DEFAULT_PROMPT: Final = "Describe this image."
 _WEIGHTS: Final = frozenset(("dtype", "attn", "trust_remote_code"))
 _SAMPLES: Final = frozenset(("images", "image_size", "prompt", "inputs"))
@@ -89,7 +88,7 @@ def _model_options(command: C) -> C:
 def _trace_options(command: C) -> C:
     """The options that say what is traced and what becomes of it."""
     options = (
-        click.option("--detail", type=click.Choice(_DETAILS), default="stage"),
+        click.option("--detail", type=click.Choice(DETAILS), default="stage"),
         click.option("--stage", "stages", multiple=True, metavar="NAME=PATH", help="Say where a stage is. Repeatable."),
         click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Store a label. Repeatable."),
         click.option(

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from vlmtrace.report.cells import clean
 from vlmtrace.report.lines import kind_text, model_text
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import FoundStage, TracedModel
+from vlmtrace.timeline.recording import DETAILS, FoundStage, TracedModel
 
 __all__ = ["plan_text"]
 
@@ -31,7 +31,6 @@ _ORDER: Final = (
     names.LAYER,
     names.LM_HEAD,
 )
-_DETAILS: Final = ("stage", "module", "layer")
 _SHOWN_FROM: Final = {
     names.ENCODER: "module",
     names.PROJECTOR: "module",
@@ -93,6 +92,6 @@ def _branch(branch: str, part: FoundStage, label: str, detail: str | None) -> tu
     path = clean(part.path, _LONGEST_PATH) or "(the model itself)"
     how = clean(part.how, _LONGEST_PATH) + (" ?" if part.guess else "")
     needed = _SHOWN_FROM.get(part.stage, "stage")
-    if detail in _DETAILS and _DETAILS.index(detail) < _DETAILS.index(needed):
+    if detail in DETAILS and DETAILS.index(detail) < DETAILS.index(needed):
         how += f" (shown with --detail {needed})"
     return branch, clean(label), path, how

@@ -15,6 +15,7 @@ from vlmtrace.timeline.spans import Span, Spans
 
 __all__ = [
     "COLD",
+    "DETAILS",
     "TIMED",
     "TRACK_KINDS",
     "WARMED",
@@ -35,6 +36,9 @@ Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | 
 
 TRACK_KINDS: Final = ("generations", "stages", "steps", "modules", "layers", "tokens", "spans", "host")
 """The rows of a timeline, in the order in which they are shown."""
+
+DETAILS: Final = ("stage", "module", "layer")
+"""How finely a recording looks, from coarse to fine."""
 
 TIMED: Final = "timed"
 WARMED: Final = "warmup"
