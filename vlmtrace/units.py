@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["NS_PER_MS", "NS_PER_S", "NS_PER_US", "bytes_text", "count_text", "duration_text", "ms", "parameters_text"]
+__all__ = ["NS_PER_MS", "NS_PER_S", "NS_PER_US", "bytes_text", "duration_text", "parameters_text"]
 
 NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
-
-
-def ms(ns: float) -> float:
-    """Nanoseconds as milliseconds."""
-    return ns / NS_PER_MS
 
 
 def duration_text(ns: float) -> str:
@@ -33,11 +28,6 @@ def bytes_text(size: int) -> str:
     if size < 1_000_000:
         return f"{size / 1_000:.0f} kB"
     return f"{size / 1_000_000:.1f} MB"
-
-
-def count_text(count: int) -> str:
-    """A count with thousands set apart by commas, parameters in millions or billions: see :func:`parameters_text`."""
-    return f"{count:,}"
 
 
 def parameters_text(count: int) -> str:

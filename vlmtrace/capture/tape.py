@@ -148,7 +148,7 @@ class Tape:
         width, before, event = min(readings, key=lambda reading: reading[0])
         if self._reference is None:
             self._reference, self._reference_ns = event, 0
-        device = self._position(event)
+        device = self.position(event)
         if device == UNRESOLVED:
             return
         self.anchors.append(Anchor(before, device, before + width))
@@ -171,10 +171,6 @@ class Tape:
             self.clock.wait(event)
         return self._now()
 
-    def position(self, event: Any) -> int:
-        """The device time of an event that has been reached, in this tape's nanoseconds."""
-        return self._position(event)
-
     def resolve(self) -> None:
         """Move what was marked since the last time to :attr:`marks`; the device must have passed all of it."""
         count = self._count
@@ -186,7 +182,7 @@ class Tape:
             marks.device.extend(self._host[:count])
         else:
             for i in range(count):
-                marks.device.append(self._position(self._events[i]))
+                marks.device.append(self.position(self._events[i]))
         self.total += count
         self._count = 0
 
@@ -220,7 +216,8 @@ class Tape:
         self._events, self._anchor_events = [], []
         self._reference = None
 
-    def _position(self, event: Any) -> int:
+    def position(self, event: Any) -> int:
+        """The device time of an event that has been reached, in this tape's ns; :data:`UNRESOLVED` if it never was."""
         assert self.clock is not None
         if event == self._reference:
             return self._reference_ns
