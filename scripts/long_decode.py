@@ -6,17 +6,19 @@
 
 A decode that the host limits has an idle GPU at each step's beginning: the device reaches the mark a few µs after the
 host recorded it. The lower edge of that lead, minute by minute, shows what drift is left between the two clocks after
-the fit: it would wander if any were. Memory is read beside it.
+the fit: it would wander if any were. A thread beside it reads the memory twice a minute.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import resource
 import statistics
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,8 @@ def main() -> None:
     print(json.dumps(made, indent=1))
 
 
-def run(options: argparse.Namespace) -> tuple[Any, list[dict[str, int]]]:
-    """Generate until the time is up; the recording, and memory before, after each generation and at the end."""
+def run(options: argparse.Namespace) -> tuple[Any, list[dict[str, float]]]:
+    """Generate until the time is up; the recording, and the memory as it was on the way."""
     import random_vlm
     import torch
 
@@ -50,22 +52,44 @@ def run(options: argparse.Namespace) -> tuple[Any, list[dict[str, int]]]:
     limits = {"max_new_tokens": options.tokens} if options.tokens else {"max_new_tokens": 1_000_000}
     with torch.inference_mode():
         model.generate(**inputs, max_new_tokens=4, do_sample=False)
-        memory = [memory_now()]
-        until = time.monotonic() + options.seconds
+        began = time.monotonic()
+        until = began + options.seconds
         with vlmtrace.trace(model, detail=options.detail, random_weights=True, name="long") as session:
-            while (left := until - time.monotonic()) > 0:
-                model.generate(**inputs, do_sample=False, max_time=left, **limits)
-                memory.append(memory_now())
-    return session.recording, [memory[0], *memory[1:-1][:: max(1, len(memory) // 20)], memory[-1]]
+            model.generate(**inputs, max_new_tokens=200, do_sample=False)
+            with watched(began) as memory:
+                while (left := until - time.monotonic()) > 0:
+                    model.generate(**inputs, do_sample=False, max_time=left, **limits)
+    return session.recording, memory
 
 
-def memory_now() -> dict[str, int]:
+@contextmanager
+def watched(began: float, every: float = 30) -> Iterator[list[dict[str, float]]]:
+    """Memory every half minute: the process's resident pages, and what torch holds of the device, in MB."""
     import torch
 
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    device = torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
-    return {"rss_mb": pages * resource.getpagesize() // 1_000_000, "reserved_mb": device // 1_000_000}
+    memory: list[dict[str, float]] = []
+    over = threading.Event()
+
+    def read() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        device = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+        at = round(time.monotonic() - began, 1)
+        resident = round(pages * resource.getpagesize() / 1e6, 1)
+        memory.append({"seconds": at, "rss_mb": resident, "allocated_mb": round(device / 1e6, 1)})
+
+    def watch() -> None:
+        read()
+        while not over.wait(every):
+            read()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        over.set()
+        thread.join()
+        read()
 
 
 def judged(recording: Any) -> dict[str, Any]:

@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import argparse
 import bisect
+import csv
 import json
 import sqlite3
 import statistics
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +70,10 @@ def repeated(inputs: Any, batch: int) -> Any:
 
 @dataclass
 class Range:
-    """One NVTX range of a stage, and the device work launched in it, in Nsight's nanoseconds."""
+    """One NVTX range of a stage and the device work launched in it, all in Nsight's nanoseconds.
+
+    ``before`` and ``after``: when the last work launched before it ended, and the first launched behind it started.
+    """
 
     name: str
     start: int
@@ -75,6 +81,8 @@ class Range:
     thread: int
     launches_end: int = 0
     work: list[tuple[int, int]] = field(default_factory=list)
+    before: int | None = None
+    after: int | None = None
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -86,28 +94,36 @@ def compare(options: argparse.Namespace) -> None:
         ranges = read_ranges(db)
         unattributed, total = attribute(db, ranges)
     matched = match(recordings, ranges)
-    slope, offset, residual = fit([(r.start, span.host_begin) for _, span, r in matched])
-    origin = matched[0][2].start
-
-    def axis(at: int) -> float:
-        return offset + at + slope * (at - origin)
-
+    clock = fit([(r.start, span.host_begin) for _, span, r in matched])
     result: dict[str, Any] = {
         "kernels": total,
         "unattributed": unattributed,
-        "fit": {"drift_ppm": slope * 1e6, "residual_p50_us": residual[0], "residual_p99_us": residual[1]},
+        "fit": clock.told(),
         "recordings": {},
     }
+    rows = []
     for name, recording in recordings.items():
-        bound = {g.index: recording.clocks[g.clock].bound_ns for g in recording.generations if g.clock is not None}
-        made: dict[str, Any] = {"generations": len(bound), "bound_us": statistics.median(bound.values()) / 1e3}
+        ranges_of = {span.row: r for own, span, r in matched if own == name}
+        own = [compared(name, *one, ranges_of, clock) for one in judged_parts(recording) if ranges_of[one[1].row].work]
+        bounds = [row["bound_us"] for row in own]
+        made: dict[str, Any] = {
+            "environment": {key: recording.environment.get(key) for key in ("gpu", "driver", "torch", "transformers")},
+            "generations": len(recording.generations),
+            "bound_us": statistics.median(bounds),
+        }
         verdicts = verdicts_of(recording)
         for stage in STAGES:
-            pairs = [(span, r) for own, span, r in matched if own == name and span.name == stage and r.work]
-            made[stage] = judge(pairs, axis, bound, residual[1]) | {"verdict": verdicts.get(stage)}
+            made[stage] = scored([row for row in own if row["stage"] == stage]) | {"verdict": verdicts.get(stage)}
         result["recordings"][name] = made
+        rows += own
+    result["all"] = {stage: scored([row for row in rows if row["stage"] == stage]) for stage in STAGES}
     text = json.dumps(result, indent=1)
-    Path(options.out).write_text(text + "\n")
+    out = Path(options.out)
+    out.write_text(text + "\n")
+    with out.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
     print(text)
 
 
@@ -132,6 +148,21 @@ def verdicts_of(recording: Any) -> dict[str, str]:
     return {
         "decode.step" if stage == "decode" else stage: judgement.verdict.value for stage, judgement in judged.items()
     }
+
+
+def judged_parts(recording: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Every span of a stage with the lead that its launch verdict is drawn from."""
+    from vlmtrace.analysis.launch import leads
+    from vlmtrace.analysis.stages import gather
+
+    for stages in gather(recording):
+        found = leads(stages, recording.clocks[stages.generation.clock].bound_ns)
+        for stage, spans, parts in (
+            ("vision", stages.vision, found["vision"]),
+            ("prefill", stages.prefill, found["prefill"]),
+            ("decode.step", stages.steps, found["decode"]),
+        ):
+            yield from ((stage, span, lead) for span, lead in zip(spans, parts, strict=True))
 
 
 def read_ranges(db: sqlite3.Connection) -> list[Range]:
@@ -161,12 +192,14 @@ def attribute(db: sqlite3.Connection, ranges: list[Range]) -> tuple[int, int]:
         if r.name in STAGES:
             by_thread[r.thread].append(r)
     starts = {thread: [r.start for r in own] for thread, own in by_thread.items()}
+    operations: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
     unattributed = total = 0
     for table in ("KERNEL", "MEMCPY", "MEMSET"):
         for start, end, correlation in db.execute(
             f"SELECT start, end, correlationId FROM CUPTI_ACTIVITY_KIND_{table} ORDER BY start"
         ):
             begin, done, thread = launches.get(correlation, (0, 0, 0))
+            operations[thread].append((begin, start, end))
             own = by_thread.get(thread, [])
             at = bisect.bisect_right(starts.get(thread, []), begin) - 1
             while at >= 0 and own[at].end <= begin and own[at].start > begin - 10_000_000_000:
@@ -176,62 +209,133 @@ def attribute(db: sqlite3.Connection, ranges: list[Range]) -> tuple[int, int]:
             if not inside:
                 unattributed += table == "KERNEL"
                 continue
-            if not own[at].work:
+            if not own[at].work or start < min(first for first, _ in own[at].work):
                 own[at].launches_end = done
             own[at].work.append((start, end))
+    for thread, own in by_thread.items():
+        neighbours(own, sorted(operations[thread]))
     return unattributed, total
 
 
-def fit(points: list[tuple[int, int]]) -> tuple[float, float, tuple[float, float]]:
-    """Nsight's clock to the host's: rate by least squares, offset by the quickest pushes; residuals p50 and p99 in µs.
+def neighbours(ranges: list[Range], operations: list[tuple[int, int, int]]) -> None:
+    """When the work launched before each range had ended, and when the work launched behind it started."""
+    launched = [launch for launch, _, _ in operations]
+    ended = list(accumulate((end for _, _, end in operations), max))
+    started = list(accumulate((start for _, start, _ in reversed(operations)), min))[::-1]
+    for r in ranges:
+        first, behind = bisect.bisect_left(launched, r.start), bisect.bisect_left(launched, r.end)
+        r.before = ended[first - 1] if first else None
+        r.after = started[behind] if behind < len(started) else None
 
-    A range starts a few µs after the host time of its mark (the event is recorded in between), never before it.
+
+@dataclass(frozen=True)
+class Fit:
+    """Nsight's clock laid on the host's: ``host = at + offset + slope × (at - origin)``; errors in µs."""
+
+    origin: int
+    offset: float
+    slope: float
+    residual_us: float
+    late_p50_us: float
+    late_p99_us: float
+
+    def __call__(self, at: int) -> float:
+        return at + self.offset + self.slope * (at - self.origin)
+
+    def told(self) -> dict[str, float]:
+        return {
+            "drift_ppm": self.slope * 1e6,
+            "residual_us": self.residual_us,
+            "push_late_p50_us": self.late_p50_us,
+            "push_late_p99_us": self.late_p99_us,
+        }
+
+
+def fit(points: list[tuple[int, int]], window: int = 25) -> Fit:
+    """Nsight's clock to the host's, through the quickest pushes; ``points`` are (range start, host time of its mark).
+
+    A range starts a few µs after the host time of its mark (the event is recorded in between), never before it, and a
+    profiler makes some of them much later. So of every ``window`` neighbours the quickest is taken, a straight line is
+    fitted to these, and the largest distance of one of them from the line is the fit's residual.
     """
     x0, y0 = points[0]
-    xs = [x - x0 for x, _ in points]
-    ds = [(y - y0) - (x - x0) for x, y in points]
-    mean_x, mean_d = statistics.fmean(xs), statistics.fmean(ds)
-    spread = sum((x - mean_x) ** 2 for x in xs)
-    slope = sum((x - mean_x) * (d - mean_d) for x, d in zip(xs, ds, strict=True)) / spread
-    late = sorted(slope * x - d for x, d in zip(xs, ds, strict=True))
-    quickest = late[len(late) // 100]
-    offset = y0 - x0 - quickest
-    residuals = [abs(value - quickest) / 1e3 for value in late]
-    return slope, offset, (statistics.median(residuals), sorted(residuals)[len(residuals) * 99 // 100])
+    found = [(x - x0, (y - y0) - (x - x0)) for x, y in points]
+    quickest = [max(found[at : at + window], key=lambda point: point[1]) for at in range(0, len(found), window)]
+    mean_x, mean_d = statistics.fmean(x for x, _ in quickest), statistics.fmean(d for _, d in quickest)
+    spread = sum((x - mean_x) ** 2 for x, _ in quickest)
+    slope = sum((x - mean_x) * (d - mean_d) for x, d in quickest) / spread
+    offset = mean_d - slope * mean_x
+    late = sorted((offset + slope * x - d) / 1e3 for x, d in found)
+    return Fit(
+        origin=x0,
+        offset=y0 - x0 + offset,
+        slope=slope,
+        residual_us=max(abs(offset + slope * x - d) for x, d in quickest) / 1e3,
+        late_p50_us=late[len(late) // 2],
+        late_p99_us=late[len(late) * 99 // 100],
+    )
 
 
-def judge(pairs: list[tuple[Any, Range]], axis: Any, bound: dict[int, int], residual_us: float) -> dict[str, Any]:
-    """Slack between a stage's marks and its device work, and the shares that meet what is asked of them."""
-    begins, ends, held, prompt_begin, prompt_end = [], [], 0, 0, 0
-    for span, r in pairs:
-        allowed = bound[span.generation] + residual_us * 1e3
-        first, last = axis(min(w[0] for w in r.work)), axis(max(w[1] for w in r.work))
-        begin, end = first - span.begin, span.end - last
-        begins.append(begin / 1e3)
-        ends.append(end / 1e3)
-        held += begin >= -allowed and end >= -allowed
-        prompt_end += end <= max(20_000, 0.002 * span.duration)
-        launched = axis(r.launches_end) - span.host_begin
-        prompt_begin += begin <= launched + 20_000 + bound[span.generation]
-    count = len(pairs)
-    if not count:
-        return {"spans": 0}
-    idle = [1 - busy(r.work) / max(1, span.duration) for span, r in pairs]
+def compared(name: str, stage: str, span: Any, lead: Any, ranges: dict[int, Range], clock: Fit) -> dict[str, Any]:
+    """One span against the work launched in its range, in µs.
+
+    ``outside``: how far its two marks lie outside of where the stream can have reached them, between the work launched
+    before and the work launched behind each mark; 0 where they lie inside. ``spilled``: how far work of its own
+    reaches out of it. ``idle_share`` is the part of the duration judged in which nothing ran.
+    """
+    from vlmtrace.analysis.launch import verdict_of
+
+    r = ranges[span.row]
+    first, last = clock(min(start for start, _ in r.work)), clock(max(end for _, end in r.work))
+    before = span.begin if r.before is None else clock(r.before)
+    after = span.end if r.after is None else clock(r.after)
+    outside = max(0, before - span.begin, span.begin - first, last - span.end, span.end - after)
+    ran = busy([(clock(start), min(clock(end), span.begin + lead.duration)) for start, end in r.work])
     return {
-        "spans": count,
-        "idle_share_p50": round(statistics.median(idle), 3),
-        "device_operations": sum(len(r.work) for _, r in pairs),
-        "work_within_span": held / count,
-        "end_slack_met": prompt_end / count,
-        "begin_slack_met": prompt_begin / count,
-        "begin_slack_us": percentiles(begins),
-        "end_slack_us": percentiles(ends),
+        "recording": name,
+        "stage": stage,
+        "generation": span.generation,
+        "duration_us": round(span.duration / 1e3, 2),
+        "operations": len(r.work),
+        "begin_slack_us": round((first - span.begin) / 1e3, 2),
+        "begin_allowed_us": round((clock(r.launches_end) - span.host_begin + lead.bound) / 1e3 + 20, 2),
+        "end_slack_us": round((span.end - last) / 1e3, 2),
+        "spilled_us": round(max(0, span.begin - first, last - span.end) / 1e3, 2),
+        "outside_us": round(outside / 1e3, 2),
+        "allowed_us": round(lead.bound / 1e3 + clock.residual_us, 2),
+        "bound_us": round(lead.bound / 1e3, 2),
+        "lead_share": round(lead.lead / lead.duration, 4),
+        "idle_share": round(1 - ran / lead.duration, 4),
+        "verdict": verdict_of(lead).value,
     }
 
 
-def busy(work: list[tuple[int, int]]) -> int:
+def scored(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The shares of spans that meet what is asked of them, and the distributions behind them."""
+    if not rows:
+        return {"spans": 0}
+
+    def share(met: Callable[[dict[str, Any]], bool]) -> float:
+        return sum(map(met, rows)) / len(rows)
+
+    return {
+        "spans": len(rows),
+        "device_operations": sum(row["operations"] for row in rows),
+        "idle_share_p50": statistics.median(row["idle_share"] for row in rows),
+        "lead_share_p50": statistics.median(row["lead_share"] for row in rows),
+        "work_within_span": share(lambda row: row["spilled_us"] <= row["allowed_us"]),
+        "marks_in_place": share(lambda row: row["outside_us"] <= row["allowed_us"]),
+        "end_slack_met": share(lambda row: row["end_slack_us"] <= max(20, 0.002 * row["duration_us"])),
+        "begin_slack_met": share(lambda row: row["begin_slack_us"] <= row["begin_allowed_us"]),
+        "begin_slack_us": percentiles([row["begin_slack_us"] for row in rows]),
+        "end_slack_us": percentiles([row["end_slack_us"] for row in rows]),
+        "outside_us": percentiles([row["outside_us"] for row in rows]),
+    }
+
+
+def busy(work: list[tuple[float, float]]) -> float:
     """Nanoseconds in which at least one of the operations ran."""
-    total = until = 0
+    total = until = 0.0
     for start, end in sorted(work):
         total += max(0, end - max(start, until))
         until = max(until, end)
