@@ -3,12 +3,14 @@
 
     nsys profile --trace=cuda,nvtx --cuda-graph-trace=node ... scripts/nsight_reference.py record --out FOLDER
     nsys export --type=sqlite ...
-    scripts/nsight_reference.py compare FOLDER REPORT.sqlite --out reference.json
+    scripts/nsight_reference.py extract REPORT.sqlite --out FOLDER/ranges.csv
+    scripts/nsight_reference.py compare FOLDER --out FOLDER/spans.csv
 
-A kernel belongs to the stage whose NVTX range its launch lies in (by correlation id, on the same thread). Its clock
-is fitted to the host's from the ranges' starts, host to host, before any device time is looked at. Then, for every
-vision, prefill and decode step: do all its kernels lie within its span, and how far are its two marks from them? And
-does the launch verdict agree with how long the GPU really idled?
+A kernel belongs to the stage whose NVTX range its launch lies in (by correlation id, on the same thread). Nsight's
+clock is fitted to vlmtrace's host to host, before any device time is looked at: by the calls of cudaEventRecord beside
+the ranges' starts and ends, which come right behind the host times of their marks. Then, for every vision, prefill and
+decode step: do all its kernels lie within its span, does the stream reach its two marks when vlmtrace says so, and how
+far are they from the kernels? And does the launch verdict agree with how long the GPU really idled?
 """
 
 from __future__ import annotations
@@ -19,10 +21,9 @@ import csv
 import json
 import sqlite3
 import statistics
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -72,59 +73,75 @@ def repeated(inputs: Any, batch: int) -> Any:
 class Range:
     """One NVTX range of a stage and the device work launched in it, all in Nsight's nanoseconds.
 
-    ``before`` and ``after``: when the last work launched before it ended, and the first launched behind it started.
+    ``record_begin`` and ``record_end`` are the starts of the calls of cudaEventRecord right before and right behind it:
+    those of its two marks. ``launched`` is the end of the call that launched the work that came first, ``first`` and
+    ``last`` are that work's start and the last one's end, ``busy`` the time in which any of it ran. ``before`` is when
+    the last work launched before the range had ended, ``after`` when the first launched behind it started.
     """
 
     name: str
     start: int
     end: int
     thread: int
-    launches_end: int = 0
-    work: list[tuple[int, int]] = field(default_factory=list)
-    before: int | None = None
-    after: int | None = None
+    record_begin: int = -1
+    record_end: int = -1
+    operations: int = 0
+    launched: int = -1
+    first: int = -1
+    last: int = -1
+    busy: int = 0
+    before: int = -1
+    after: int = -1
+
+
+def extract(options: argparse.Namespace) -> None:
+    """One line for each range, from a report of any size; what there was in all goes to standard output."""
+    with closing(sqlite3.connect(options.report)) as db:
+        ranges = read_ranges(db)
+        unattributed, total = attribute(db, ranges)
+    with Path(options.out).open("w", newline="") as file:
+        writer = csv.DictWriter(file, [column.name for column in fields(Range)])
+        writer.writeheader()
+        writer.writerows(map(asdict, ranges))
+    print(json.dumps({"kernels": total, "outside of every stage": unattributed, "ranges": len(ranges)}))
+
+
+def read_extract(path: Path) -> list[Range]:
+    with path.open(newline="") as file:
+        return [
+            Range(**{key: value if key == "name" else int(value) for key, value in row.items()})  # type: ignore[arg-type]
+            for row in csv.DictReader(file)
+        ]
 
 
 def compare(options: argparse.Namespace) -> None:
     import vlmtrace
 
-    paths = sorted(Path(options.traces).glob("*.pftrace"))
-    recordings = {path.stem: vlmtrace.load(path) for path in paths}
-    with closing(sqlite3.connect(options.report)) as db:
-        ranges = read_ranges(db)
-        unattributed, total = attribute(db, ranges)
-    matched = match(recordings, ranges)
-    clock = fit([(r.start, span.host_begin) for _, span, r in matched])
-    result: dict[str, Any] = {
-        "kernels": total,
-        "unattributed": unattributed,
-        "fit": clock.told(),
-        "recordings": {},
-    }
+    folder = Path(options.folder)
+    recordings = {path.stem: vlmtrace.load(path) for path in sorted(folder.glob("*.pftrace"))}
+    matched = match(recordings, read_extract(folder / "ranges.csv"))
+    points = [(r.record_begin, span.host_begin) for _, span, r in matched]
+    points += [(r.record_end, span.host_end) for _, span, r in matched]
+    clock = fit(sorted(point for point in points if point[0] >= 0))
+    result: dict[str, Any] = {"fit": clock.told(), "recordings": {}}
     rows = []
     for name, recording in recordings.items():
-        ranges_of = {span.row: r for own, span, r in matched if own == name}
-        own = [compared(name, *one, ranges_of, clock) for one in judged_parts(recording) if ranges_of[one[1].row].work]
-        bounds = [row["bound_us"] for row in own]
-        made: dict[str, Any] = {
+        ranges = {span.row: r for own, span, r in matched if own == name}
+        parts = [part for part in judged_parts(recording) if ranges[part[1].row].operations]
+        own = [compared(name, stage, span, lead, ranges[span.row], clock) for stage, span, lead in parts]
+        verdicts = verdicts_of(recording)
+        result["recordings"][name] = {
             "environment": {key: recording.environment.get(key) for key in ("gpu", "driver", "torch", "transformers")},
             "generations": len(recording.generations),
-            "bound_us": statistics.median(bounds),
+            **{stage: scored(own, stage) | {"verdict": verdicts.get(stage)} for stage in STAGES},
         }
-        verdicts = verdicts_of(recording)
-        for stage in STAGES:
-            made[stage] = scored([row for row in own if row["stage"] == stage]) | {"verdict": verdicts.get(stage)}
-        result["recordings"][name] = made
         rows += own
-    result["all"] = {stage: scored([row for row in rows if row["stage"] == stage]) for stage in STAGES}
-    text = json.dumps(result, indent=1)
-    out = Path(options.out)
-    out.write_text(text + "\n")
-    with out.with_suffix(".csv").open("w", newline="") as file:
+    result["all"] = {stage: scored(rows, stage) for stage in STAGES}
+    with Path(options.out).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    print(text)
+    print(json.dumps(result, indent=1))
 
 
 def match(recordings: dict[str, Any], ranges: list[Range]) -> list[tuple[str, Any, Range]]:
@@ -137,7 +154,7 @@ def match(recordings: dict[str, Any], ranges: list[Range]) -> list[tuple[str, An
         if len(own) != len(found):
             raise SystemExit(f"{stage}: {len(found)} spans in the traces, {len(own)} ranges in the report")
         matched += [(name, span, r) for (name, span), r in zip(found, own, strict=True)]
-    return sorted(matched, key=lambda triple: triple[2].start)
+    return matched
 
 
 def verdicts_of(recording: Any) -> dict[str, str]:
@@ -180,52 +197,84 @@ def read_ranges(db: sqlite3.Connection) -> list[Range]:
 
 
 def attribute(db: sqlite3.Connection, ranges: list[Range]) -> tuple[int, int]:
-    """Give each kernel and copy to the innermost stage that launched it; how many kernels had none, and how many."""
+    """Fill the ranges with the device work launched in them; how many kernels lay in no stage, and how many there were.
+
+    Work goes to the innermost stage around its launch.
+    """
+    threads = {thread: Thread([r for r in ranges if r.thread == thread]) for thread in {r.thread for r in ranges}}
     launches = {
         correlation: (start, end, thread)
         for start, end, thread, correlation in db.execute(
             "SELECT start, end, globalTid, correlationId FROM CUPTI_ACTIVITY_KIND_RUNTIME"
         )
+        if thread in threads
     }
-    by_thread: dict[int, list[Range]] = defaultdict(list)
-    for r in ranges:
-        if r.name in STAGES:
-            by_thread[r.thread].append(r)
-    starts = {thread: [r.start for r in own] for thread, own in by_thread.items()}
-    operations: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
     unattributed = total = 0
     for table in ("KERNEL", "MEMCPY", "MEMSET"):
         for start, end, correlation in db.execute(
             f"SELECT start, end, correlationId FROM CUPTI_ACTIVITY_KIND_{table} ORDER BY start"
         ):
-            begin, done, thread = launches.get(correlation, (0, 0, 0))
-            operations[thread].append((begin, start, end))
-            own = by_thread.get(thread, [])
-            at = bisect.bisect_right(starts.get(thread, []), begin) - 1
-            while at >= 0 and own[at].end <= begin and own[at].start > begin - 10_000_000_000:
-                at -= 1  # a range that began later and has ended; the one around it may still be open
-            inside = at >= 0 and own[at].start <= begin < own[at].end
+            begin, done, number = launches.get(correlation, (-1, -1, -1))
+            found = threads[number].give(begin, done, start, end) if number in threads else False
             total += table == "KERNEL"
-            if not inside:
-                unattributed += table == "KERNEL"
-                continue
-            if not own[at].work or start < min(first for first, _ in own[at].work):
-                own[at].launches_end = done
-            own[at].work.append((start, end))
-    for thread, own in by_thread.items():
-        neighbours(own, sorted(operations[thread]))
+            unattributed += table == "KERNEL" and not found
+    records = db.execute(
+        "SELECT r.globalTid, r.start FROM CUPTI_ACTIVITY_KIND_RUNTIME r JOIN StringIds s ON s.id = r.nameId "
+        "WHERE s.value LIKE 'cudaEventRecord%' ORDER BY r.start"
+    )
+    for number, start in records:
+        if number in threads:
+            threads[number].records.append(start)
+    for thread in threads.values():
+        thread.finish()
     return unattributed, total
 
 
-def neighbours(ranges: list[Range], operations: list[tuple[int, int, int]]) -> None:
-    """When the work launched before each range had ended, and when the work launched behind it started."""
-    launched = [launch for launch, _, _ in operations]
-    ended = list(accumulate((end for _, _, end in operations), max))
-    started = list(accumulate((start for _, start, _ in reversed(operations)), min))[::-1]
-    for r in ranges:
-        first, behind = bisect.bisect_left(launched, r.start), bisect.bisect_left(launched, r.end)
-        r.before = ended[first - 1] if first else None
-        r.after = started[behind] if behind < len(started) else None
+class Thread:
+    """The ranges of one host thread, in order, and the device work that it launched."""
+
+    def __init__(self, ranges: list[Range]) -> None:
+        self.ranges = ranges
+        self.starts = [r.start for r in ranges]
+        self.around: list[int] = []
+        self.operations: list[tuple[int, int, int]] = []
+        self.work: list[list[tuple[int, int]]] = [[] for _ in ranges]
+        self.records: list[int] = []
+        still_open: list[int] = []
+        for number, r in enumerate(ranges):
+            while still_open and ranges[still_open[-1]].end <= r.start:
+                still_open.pop()
+            self.around.append(still_open[-1] if still_open else -1)
+            still_open.append(number)
+
+    def give(self, begin: int, done: int, start: int, end: int) -> bool:
+        """Work that ran from ``start`` to ``end``, launched by a call from ``begin`` to ``done``: lay it in a stage?"""
+        self.operations.append((begin, start, end))
+        at = bisect.bisect_right(self.starts, begin) - 1
+        while at >= 0 and self.ranges[at].end <= begin:
+            at = self.around[at]
+        if at < 0 or self.ranges[at].name not in STAGES:
+            return False
+        if not self.work[at] or start < self.ranges[at].first:
+            self.ranges[at].first, self.ranges[at].launched = start, done
+        self.work[at].append((start, end))
+        return True
+
+    def finish(self) -> None:
+        """What can be said of each range once all work is known."""
+        self.operations.sort()
+        launched = [launch for launch, _, _ in self.operations]
+        ended = list(accumulate((end for _, _, end in self.operations), max))
+        started = list(accumulate((start for _, start, _ in reversed(self.operations)), min))[::-1]
+        for r, work in zip(self.ranges, self.work, strict=True):
+            first, behind = bisect.bisect_left(launched, r.start), bisect.bisect_left(launched, r.end)
+            r.before = ended[first - 1] if first else -1
+            r.after = started[behind] if behind < len(started) else -1
+            r.operations, r.busy = len(work), busy(work)
+            r.last = max((end for _, end in work), default=-1)
+            before, after = bisect.bisect_left(self.records, r.start) - 1, bisect.bisect_left(self.records, r.end)
+            r.record_begin = self.records[before] if before >= 0 else -1
+            r.record_end = self.records[after] if after < len(self.records) else -1
 
 
 @dataclass(frozen=True)
@@ -246,17 +295,17 @@ class Fit:
         return {
             "drift_ppm": self.slope * 1e6,
             "residual_us": self.residual_us,
-            "push_late_p50_us": self.late_p50_us,
-            "push_late_p99_us": self.late_p99_us,
+            "call_late_p50_us": self.late_p50_us,
+            "call_late_p99_us": self.late_p99_us,
         }
 
 
 def fit(points: list[tuple[int, int]], window: int = 25) -> Fit:
-    """Nsight's clock to the host's, through the quickest pushes; ``points`` are (range start, host time of its mark).
+    """Nsight's clock to the host's, through the quickest calls; ``points`` are (start of the call, host time read).
 
-    A range starts a few µs after the host time of its mark (the event is recorded in between), never before it, and a
-    profiler makes some of them much later. So of every ``window`` neighbours the quickest is taken, a straight line is
-    fitted to these, and the largest distance of one of them from the line is the fit's residual.
+    A mark reads the host's time and calls cudaEventRecord: the call starts a moment later, never earlier. So of every
+    ``window`` neighbours the quickest is taken, a straight line is fitted to these, and the largest distance of one of
+    them from the line is the fit's residual.
     """
     x0, y0 = points[0]
     found = [(x - x0, (y - y0) - (x - x0)) for x, y in points]
@@ -276,42 +325,43 @@ def fit(points: list[tuple[int, int]], window: int = 25) -> Fit:
     )
 
 
-def compared(name: str, stage: str, span: Any, lead: Any, ranges: dict[int, Range], clock: Fit) -> dict[str, Any]:
+def compared(name: str, stage: str, span: Any, lead: Any, r: Range, clock: Fit) -> dict[str, Any]:
     """One span against the work launched in its range, in µs.
 
-    ``outside``: how far its two marks lie outside of where the stream can have reached them, between the work launched
-    before and the work launched behind each mark; 0 where they lie inside. ``spilled``: how far work of its own
-    reaches out of it. ``idle_share`` is the part of the duration judged in which nothing ran.
+    The stream reaches a mark between the end of the work launched before it and the start of the work launched behind
+    it; ``room`` is how long that is, ``outside`` how far the further of the two marks lies outside of it, 0 where both
+    lie inside. ``spilled``: how far the span's own work reaches out of it. ``idle_share``: the part in which none ran.
     """
     from vlmtrace.analysis.launch import verdict_of
 
-    r = ranges[span.row]
-    first, last = clock(min(start for start, _ in r.work)), clock(max(end for _, end in r.work))
-    before = span.begin if r.before is None else clock(r.before)
-    after = span.end if r.after is None else clock(r.after)
+    first, last = clock(r.first), clock(r.last)
+    before = span.begin if r.before < 0 else clock(r.before)
+    after = span.end if r.after < 0 else clock(r.after)
     outside = max(0, before - span.begin, span.begin - first, last - span.end, span.end - after)
-    ran = busy([(clock(start), min(clock(end), span.begin + lead.duration)) for start, end in r.work])
     return {
         "recording": name,
         "stage": stage,
         "generation": span.generation,
         "duration_us": round(span.duration / 1e3, 2),
-        "operations": len(r.work),
+        "operations": r.operations,
         "begin_slack_us": round((first - span.begin) / 1e3, 2),
-        "begin_allowed_us": round((clock(r.launches_end) - span.host_begin + lead.bound) / 1e3 + 20, 2),
+        "begin_allowed_us": round((clock(r.launched) - span.host_begin + lead.bound) / 1e3 + 20, 2),
         "end_slack_us": round((span.end - last) / 1e3, 2),
         "spilled_us": round(max(0, span.begin - first, last - span.end) / 1e3, 2),
+        "room_begin_us": round((first - before) / 1e3, 2),
+        "room_end_us": round((after - last) / 1e3, 2),
         "outside_us": round(outside / 1e3, 2),
         "allowed_us": round(lead.bound / 1e3 + clock.residual_us, 2),
         "bound_us": round(lead.bound / 1e3, 2),
         "lead_share": round(lead.lead / lead.duration, 4),
-        "idle_share": round(1 - ran / lead.duration, 4),
+        "idle_share": round(1 - r.busy / span.duration, 4),
         "verdict": verdict_of(lead).value,
     }
 
 
-def scored(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The shares of spans that meet what is asked of them, and the distributions behind them."""
+def scored(spans: list[dict[str, Any]], stage: str) -> dict[str, Any]:
+    """The shares of a stage's spans that meet what is asked of them, and the distributions behind them."""
+    rows = [row for row in spans if row["stage"] == stage]
     if not rows:
         return {"spans": 0}
 
@@ -330,12 +380,13 @@ def scored(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "begin_slack_us": percentiles([row["begin_slack_us"] for row in rows]),
         "end_slack_us": percentiles([row["end_slack_us"] for row in rows]),
         "outside_us": percentiles([row["outside_us"] for row in rows]),
+        "bound_us": percentiles([row["bound_us"] for row in rows]),
     }
 
 
-def busy(work: list[tuple[float, float]]) -> float:
+def busy(work: list[tuple[int, int]]) -> int:
     """Nanoseconds in which at least one of the operations ran."""
-    total = until = 0.0
+    total = until = 0
     for start, end in sorted(work):
         total += max(0, end - max(start, until))
         until = max(until, end)
@@ -360,9 +411,12 @@ def main() -> None:
     )
     command.add_argument("--out", required=True)
     command.set_defaults(run=record)
-    command = commands.add_parser("compare")
-    command.add_argument("traces")
+    command = commands.add_parser("extract")
     command.add_argument("report")
+    command.add_argument("--out", required=True)
+    command.set_defaults(run=extract)
+    command = commands.add_parser("compare")
+    command.add_argument("folder", help="with the traces and ranges.csv")
     command.add_argument("--out", required=True)
     command.set_defaults(run=compare)
     options = parser.parse_args()
