@@ -114,34 +114,103 @@ def read_extract(path: Path) -> list[Range]:
         ]
 
 
-def compare(options: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Fit:
+    """Nsight's clock laid on the host's: ``host = at + offset + slope × (at - origin)``; errors in µs."""
+
+    origin: int
+    offset: float
+    slope: float
+    residual_us: float
+    late_p50_us: float
+    late_p99_us: float
+
+    def __call__(self, at: int) -> float:
+        return at + self.offset + self.slope * (at - self.origin)
+
+    def told(self) -> dict[str, float]:
+        return {
+            "drift_ppm": self.slope * 1e6,
+            "residual_us": self.residual_us,
+            "call_late_p50_us": self.late_p50_us,
+            "call_late_p99_us": self.late_p99_us,
+        }
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Every span of every recording of a folder, laid beside its kernels; and each stage's launch verdict."""
+
+    clock: Fit
+    rows: list[dict[str, Any]]
+    verdicts: dict[str, dict[str, str]]
+    environments: dict[str, dict[str, Any]]
+
+
+def read_folder(folder: Path) -> Compared:
     import vlmtrace
 
-    folder = Path(options.folder)
     recordings = {path.stem: vlmtrace.load(path) for path in sorted(folder.glob("*.pftrace"))}
     matched = match(recordings, read_extract(folder / "ranges.csv"))
     points = [(r.record_begin, span.host_begin) for _, span, r in matched]
     points += [(r.record_end, span.host_end) for _, span, r in matched]
     clock = fit(sorted(point for point in points if point[0] >= 0))
-    result: dict[str, Any] = {"fit": clock.told(), "recordings": {}}
-    rows = []
+    made = Compared(clock, [], {}, {})
     for name, recording in recordings.items():
         ranges = {span.row: r for own, span, r in matched if own == name}
-        parts = [part for part in judged_parts(recording) if ranges[part[1].row].operations]
-        own = [compared(name, stage, span, lead, ranges[span.row], clock) for stage, span, lead in parts]
-        verdicts = verdicts_of(recording)
-        result["recordings"][name] = {
-            "environment": {key: recording.environment.get(key) for key in ("gpu", "driver", "torch", "transformers")},
-            "generations": len(recording.generations),
-            **{stage: scored(own, stage) | {"verdict": verdicts.get(stage)} for stage in STAGES},
+        for stage, span, lead in judged_parts(recording):
+            if ranges[span.row].operations:
+                made.rows.append(compared(name, stage, span, lead, ranges[span.row], clock))
+        made.verdicts[name] = verdicts_of(recording)
+        made.environments[name] = {
+            key: recording.environment.get(key) for key in ("gpu", "driver", "torch", "transformers")
         }
-        rows += own
-    result["all"] = {stage: scored(rows, stage) for stage in STAGES}
-    with Path(options.out).open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    return made
+
+
+def compare(options: argparse.Namespace) -> None:
+    found = read_folder(Path(options.folder))
+    result: dict[str, Any] = {"fit": found.clock.told(), "recordings": {}}
+    for name, verdicts in found.verdicts.items():
+        own = [row for row in found.rows if row["recording"] == name]
+        stages = {stage: scored(own, stage) | {"verdict": verdicts.get(stage)} for stage in STAGES}
+        result["recordings"][name] = {"environment": found.environments[name], **stages}
+    result["all"] = {stage: scored(found.rows, stage) for stage in STAGES}
+    if options.out is not None:
+        with Path(options.out).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(found.rows[0]))
+            writer.writeheader()
+            writer.writerows(found.rows)
+    if options.plot is not None:
+        plot(found.rows, Path(options.plot))
     print(json.dumps(result, indent=1))
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Slack at both ends, as shares of each stage's spans; and lead against idleness, span by span."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    colours = dict(zip(STAGES, ("#2980b9", "#e67e22", "#27ae60"), strict=True))
+    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for stage, colour in colours.items():
+        own = [row for row in rows if row["stage"] == stage]
+        for axis, key in zip(axes, ("begin_slack_us", "end_slack_us"), strict=False):
+            ranked = sorted(max(0.1, row[key]) for row in own)
+            axis.step(ranked, [(i + 1) / len(ranked) for i in range(len(ranked))], color=colour, label=stage)
+        lead, idle = [row["lead_share"] for row in own], [row["idle_share"] for row in own]
+        axes[2].scatter(lead, idle, s=10, alpha=0.5, color=colour, label=stage, linewidths=0)
+    for axis, title in zip(axes, ("first kernel starts − stage begins", "stage ends − last kernel ends"), strict=False):
+        axis.set(xscale="log", xlabel=f"{title}, µs", ylabel="share of spans", ylim=(0, 1.02))
+    for at, name in ((0.05, "host-bound to here"), (0.5, "GPU-bound from here")):
+        axes[2].axvline(at, color="#888", linewidth=0.8, linestyle=":")
+        axes[2].annotate(name, (at, 1.0), fontsize=7, rotation=90, va="top", ha="right", color="#555")
+    axes[2].axhline(0.5, color="#888", linewidth=0.8, linestyle=":")
+    axes[2].set(xlabel="lead at the end ÷ duration (vlmtrace)", ylabel="GPU idle ÷ duration (Nsight)", ylim=(0, 1.02))
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
 
 
 def match(recordings: dict[str, Any], ranges: list[Range]) -> list[tuple[str, Any, Range]]:
@@ -277,29 +346,6 @@ class Thread:
             r.record_end = self.records[after] if after < len(self.records) else -1
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Nsight's clock laid on the host's: ``host = at + offset + slope × (at - origin)``; errors in µs."""
-
-    origin: int
-    offset: float
-    slope: float
-    residual_us: float
-    late_p50_us: float
-    late_p99_us: float
-
-    def __call__(self, at: int) -> float:
-        return at + self.offset + self.slope * (at - self.origin)
-
-    def told(self) -> dict[str, float]:
-        return {
-            "drift_ppm": self.slope * 1e6,
-            "residual_us": self.residual_us,
-            "call_late_p50_us": self.late_p50_us,
-            "call_late_p99_us": self.late_p99_us,
-        }
-
-
 def fit(points: list[tuple[int, int]], window: int = 25) -> Fit:
     """Nsight's clock to the host's, through the quickest calls; ``points`` are (start of the call, host time read).
 
@@ -417,7 +463,8 @@ def main() -> None:
     command.set_defaults(run=extract)
     command = commands.add_parser("compare")
     command.add_argument("folder", help="with the traces and ranges.csv")
-    command.add_argument("--out", required=True)
+    command.add_argument("--out", help="one line for each span, as CSV")
+    command.add_argument("--plot", help="a picture of the distributions; needs matplotlib")
     command.set_defaults(run=compare)
     options = parser.parse_args()
     options.run(options)

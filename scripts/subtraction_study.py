@@ -2,7 +2,7 @@
 """Four ways to time the stages of the same generations, sample by sample: what each one gets wrong.
 
     scripts/subtraction_study.py run --out study.jsonl [--samples 220] [--seconds 500]     on a machine with a GPU
-    scripts/subtraction_study.py report study.jsonl --out docs/study                       anywhere
+    scripts/subtraction_study.py report study.jsonl [--plot study.png]                     anywhere
 
     subtraction   vision alone, prefill (with vision) alone and generate() alone, each in a run of its own, with an
                   empty_cache() before the last; decode = max(0, total - vision - prefill)
@@ -287,18 +287,23 @@ def _spent(answer: dict[str, float]) -> float:
 
 
 def report(options: argparse.Namespace) -> None:
-    rows = [json.loads(line) for line in Path(options.data).read_text().splitlines()]
-    many = [row for row in rows if row["new"] > 1]
-    one = [row for row in rows if row["new"] == 1]
-    folder = Path(options.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "\n".join([*_heading(rows), *_table(many, "More than one new token"), *_table(one, "One new token")])
-    (folder / "table.md").write_text(text + "\n")
-    print(text)
-    _plot(many, folder / "decode.png")
+    rows = read(Path(options.data))
+    print("\n".join([*heading(rows), *tables(rows)]))
+    if options.plot is not None:
+        _plot([row for row in rows if row["new"] > 1], Path(options.plot))
 
 
-def _heading(rows: list[dict[str, Any]]) -> list[str]:
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def tables(rows: list[dict[str, Any]]) -> list[str]:
+    """The results in Markdown; samples with one new token are a group of their own."""
+    many, one = ([row for row in rows if (row["new"] > 1) is more] for more in (True, False))
+    return [*_table(many, "More than one new token"), *_table(one, "One new token")]
+
+
+def heading(rows: list[dict[str, Any]]) -> list[str]:
     first = rows[0]
     return [
         f"{first['shape']}, random weights, bf16, greedy · {first['gpu']} · torch {first['torch']} · "
@@ -342,6 +347,10 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes[0].scatter(truth, other, s=9, alpha=0.7, color=colour, label=TITLES[method])
         errors = sorted(o - t for o, t in zip(other, truth, strict=True))
         axes[1].plot(errors, [i / len(errors) for i in range(len(errors))], color=colour, label=TITLES[method])
+    noise = sorted(row["again"]["decode"] - row["vlmtrace"]["decode"] for row in rows)
+    shares = [i / len(noise) for i in range(len(noise))]
+    axes[1].plot(noise, shares, color="#555", linestyle="--", label=TITLES["again"])
+    axes[1].legend(frameon=False, fontsize=8)
     limit = max(row["vlmtrace"]["decode"] for row in rows)
     axes[0].plot([0, limit], [0, limit], color="#888", linewidth=0.8)
     axes[0].axhline(0, color="#888", linewidth=0.8, linestyle=":")
@@ -364,7 +373,7 @@ def main() -> None:
     command.set_defaults(run=run)
     command = commands.add_parser("report")
     command.add_argument("data")
-    command.add_argument("--out", required=True)
+    command.add_argument("--plot", help="a picture of the differences; needs matplotlib")
     command.set_defaults(run=report)
     options = parser.parse_args()
     options.run(options)
