@@ -154,7 +154,7 @@ class span:  # noqa: N801  (used like a function: `with vlmtrace.span("load"):`)
     def __enter__(self) -> span:
         recorder = _active_recorder()
         context: contextlib.AbstractContextManager[None] = (
-            contextlib.nullcontext() if recorder is None else recorder.span(self.name)
+            contextlib.nullcontext() if recorder is None else recorder.surroundings.span(self.name)
         )
         context.__enter__()
         self._stack.append(context)

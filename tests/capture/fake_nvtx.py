@@ -17,6 +17,7 @@ class FakeDomain:
     def __init__(self) -> None:
         self.log: list[tuple[object, ...]] = []
         self.depth = 0
+        self.started: list[object] = []
 
     def get_event_attributes(self, message: str = "") -> FakeAttributes:
         return FakeAttributes(message)
@@ -30,6 +31,17 @@ class FakeDomain:
         self.log.append(("pop",))
         self.depth -= 1
 
+    def start_range(self, attributes: FakeAttributes) -> object:
+        handle = object()
+        self.log.append(("start", attributes.message))
+        self.started.append(handle)
+        return handle
+
+    def end_range(self, handle: object) -> None:
+        assert handle in self.started, "a range is ended that was never started"
+        self.started.remove(handle)
+        self.log.append(("end",))
+
     def open_and_close(self) -> list[str]:
-        """Names in the order in which they were pushed."""
-        return [str(entry[1]) for entry in self.log if entry[0] == "push"]
+        """Names in the order in which they were pushed or started."""
+        return [str(entry[1]) for entry in self.log if entry[0] in ("push", "start")]

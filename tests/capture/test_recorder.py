@@ -252,7 +252,7 @@ def test_an_interrupt_in_the_middle_of_decode_leaves_no_range_open(monkeypatch: 
     with pytest.raises(KeyboardInterrupt), vlmtrace.trace(tiny.model, detail="layer"):
         generate(tiny)
     hook.remove()
-    assert domain.depth == 0
+    assert (domain.depth, domain.started) == (0, [])
 
 
 def test_ranges_are_nested_and_named_and_warm_ups_stay_out_of_the_recording(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +269,7 @@ def test_ranges_are_nested_and_named_and_warm_ups_stay_out_of_the_recording(monk
     pushed = pushed[next(i for i, name in enumerate(pushed) if name == "warmup") :]
     assert [n for n in pushed if n in {"warmup", "generate", "recording"}] == ["warmup", "recording", "generate"]
     assert pushed.count("decode.step") == 2 * (NEW - 1)
-    assert domain.depth == 0
+    assert (domain.depth, domain.started) == (0, [])
     payloads = [entry[2] for entry in domain.log if entry[:2] == ("push", "decode.step")]
     assert payloads == [0, 1, 2, 0, 1, 2]
     prefills = [entry[2] for entry in domain.log if entry[:2] == ("push", "prefill")]

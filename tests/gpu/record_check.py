@@ -110,7 +110,7 @@ def count(options: argparse.Namespace) -> None:
     with closing(sqlite3.connect(options.report)) as db:
         ranges = db.execute(
             "SELECT COALESCE(n.text, s.value), n.start, n.end, n.globalTid, n.int64Value, n.uint64Value, n.int32Value "
-            "FROM NVTX_EVENTS n LEFT JOIN StringIds s ON s.id = n.textId WHERE n.eventType = 59 ORDER BY n.start"
+            "FROM NVTX_EVENTS n LEFT JOIN StringIds s ON s.id = n.textId WHERE n.eventType IN (59, 60) ORDER BY n.start"
         ).fetchall()
         calls = db.execute(
             "SELECT s.value, r.start, r.end, r.globalTid FROM CUPTI_ACTIVITY_KIND_RUNTIME r "

@@ -138,7 +138,7 @@ class Attachment:
         if self._detail == "layer":
             for number, part in enumerate(anatomy.vision_layers):
                 if not self._inside_compiled_encoder(part):
-                    self._hooks += span_hooks(part.module, _VISION_LAYER, number)
+                    self._hooks += span_hooks(part.module, _VISION_LAYER, number, sampled=True)
 
     def _inside_compiled_encoder(self, part: Part) -> bool:
         """As :meth:`_inside_compiled`; a compiled model around it does not count, since vision may run before it."""
@@ -158,11 +158,11 @@ class Attachment:
         if anatomy.entry is not None and not self._inside_compiled(anatomy.entry):
             hooks.append(anatomy.entry.module.register_forward_pre_hook(_language_entry, prepend=True))
         if anatomy.lm_head is not None and not self._inside_compiled(anatomy.lm_head):
-            hooks += span_hooks(anatomy.lm_head.module, _LM_HEAD, NONE)
+            hooks += span_hooks(anatomy.lm_head.module, _LM_HEAD, NONE, sampled=True)
         if self._detail == "layer":
             for number, part in enumerate(anatomy.layers):
                 if not self._inside_compiled(part):
-                    hooks += span_hooks(part.module, _LAYER, number)
+                    hooks += span_hooks(part.module, _LAYER, number, sampled=True)
 
     def _inside_compiled(self, part: Part) -> bool:
         """Whether a part runs in compiled code, where its hooks would show nothing and cost a recompilation."""
@@ -191,21 +191,24 @@ class Attachment:
         self._wrapped.append((module, name, before))
 
 
-def span_hooks(module: nn.Module, kind: int, number: int) -> Iterator[Any]:
-    """Hooks outside of all others of the module: what they do (moving weights, say) belongs to the span."""
+def span_hooks(module: nn.Module, kind: int, number: int, *, sampled: bool = False) -> Iterator[Any]:
+    """Hooks outside of all others of the module: what they do (moving weights, say) belongs to the span.
+
+    ``sampled`` ones are silent in a step whose layers are not told.
+    """
 
     def before(module: nn.Module, args: Any) -> None:  # noqa: ARG001
         if _is_compiling():
             return
         observed = CURRENT.observed
-        if observed is not None:
+        if observed is not None and (not sampled or observed.detailed):
             observed.listener.enter(kind, number)
 
     def after(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
         if _is_compiling():
             return
         observed = CURRENT.observed
-        if observed is not None:
+        if observed is not None and (not sampled or observed.detailed):
             observed.listener.leave(kind)
 
     yield module.register_forward_pre_hook(before, prepend=True)
@@ -284,9 +287,11 @@ def _enter_forward(observed: Observed, args: Any, kwargs: Any) -> None:
     loop = observed.loop
     if loop.in_prefill or not loop.seen_forward:
         observed.forward_kind = _PREFILL
+        observed.detailed = True
         observed.listener.enter(_PREFILL, _input_tokens(args, kwargs))
     else:
         observed.forward_kind = _STEP
+        observed.detailed = observed.steps % observed.every == 0
         observed.listener.enter(_STEP, observed.steps)
         observed.steps += 1
     loop.seen_forward = loop.unmarked = True

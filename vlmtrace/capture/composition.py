@@ -298,7 +298,7 @@ class _Composer:
                 origin_ns=recorder.origin[0],
                 origin_unix_ns=recorder.origin[1],
                 environment=environment,
-                workload=dict(recorder.workload),
+                workload=recorder.workload | ({} if recorder.options.every == 1 else {"every": recorder.options.every}),
                 models=tuple(replace(model, random_weights=random) for model in recorder.plans.models),
                 generations=generations,
                 tracks=tuple(self.tracks),

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from vlmtrace.timeline import names
 from vlmtrace.timeline.spans import NONE
 
-__all__ = ["Fanout", "Listener", "NvtxRanges", "attached_nvtx_domain"]
+__all__ = ["Fanout", "Listener", "NvtxRanges", "RecordingRange", "attached_nvtx_domain"]
 
 
 class Listener(Protocol):
@@ -78,6 +78,26 @@ class NvtxRanges:
 
     def point(self, kind: int, number: int) -> None:
         """A point is a mark on the timeline only."""
+
+
+class RecordingRange:
+    """The one range around all generations but warm-ups, which a tool's capture range is set on.
+
+    Started and ended rather than pushed and popped: generations may run on another thread than the one that stops.
+    """
+
+    def __init__(self, domain: Any | None) -> None:
+        self._domain = domain
+        self._handle: Any = None
+
+    def open(self) -> None:
+        if self._domain is not None and self._handle is None:
+            self._handle = self._domain.start_range(self._domain.get_event_attributes(message=names.RECORDING))
+
+    def close(self) -> None:
+        if self._domain is not None and self._handle is not None:
+            self._domain.end_range(self._handle)
+            self._handle = None
 
 
 class Fanout:

@@ -36,7 +36,9 @@ class Loop:
 class Observed:
     """What one generation in progress has shown of itself on the host; read by the hooks of its thread only.
 
-    ``answers`` are the (prompt length, token ids) of each loop that has ended; ``prompt_tokens`` is the first one's.
+    ``detailed`` says whether the layers of the forward in progress are told: those of a prefill are, and those of
+    one step in ``every``. ``answers`` are the (prompt length, token ids) of each loop that has ended;
+    ``prompt_tokens`` is the first one's.
     """
 
     listener: Listener
@@ -45,6 +47,8 @@ class Observed:
     forward_kind: int = NONE
     in_compiled: bool = False
     steps: int = 0
+    every: int = 1
+    detailed: bool = True
     vision_depth: int = 0
     prompt_tokens: int = NONE
     visual_tokens: int = 0

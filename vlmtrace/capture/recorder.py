@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final
@@ -27,10 +25,11 @@ from vlmtrace.capture.disturbances import Disturbances
 from vlmtrace.capture.ended import Ended
 from vlmtrace.capture.environment import environment
 from vlmtrace.capture.lanes import Lanes, Voice
-from vlmtrace.capture.listeners import attached_nvtx_domain
+from vlmtrace.capture.listeners import RecordingRange, attached_nvtx_domain
 from vlmtrace.capture.observed import CURRENT, Loop, Observed
 from vlmtrace.capture.patches import Around, Family, Patches
 from vlmtrace.capture.plans import Plan, Plans
+from vlmtrace.capture.surroundings import Surroundings
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import COLD, TIMED, WARMED, Json, Recording
@@ -39,26 +38,23 @@ __all__ = ["Recorder", "RecorderOptions", "active"]
 
 _GENERATE: Final = names.KIND_OF[names.GENERATE]
 _WARMUP: Final = names.KIND_OF[names.WARMUP]
-_RECORDING: Final = names.KIND_OF[names.RECORDING]
 _WAIT: Final = names.KIND_OF[names.WAIT]
-_PREPROCESS: Final = names.KIND_OF[names.PREPROCESS]
-_H2D: Final = names.KIND_OF[names.H2D]
-_DETOKENIZE: Final = names.KIND_OF[names.DETOKENIZE]
-
-_AROUND: Final = {names.PREPROCESS: _PREPROCESS, names.H2D: _H2D, names.DETOKENIZE: _DETOKENIZE}
-
 _ROOM_BETWEEN_TOKENS: Final = {"stage": 64, "module": 128, "layer": 4096}
 
 
 @dataclass(frozen=True, slots=True)
 class RecorderOptions:
-    """How to record. ``stages`` overrides discovery (stage name → module paths), as ``--stage`` does."""
+    """How to record. ``stages`` overrides discovery (stage name → module paths), as ``--stage`` does.
+
+    Steps and tokens are always recorded; with ``every`` = N the layers and the head of one step in N only.
+    """
 
     name: str
     detail: str = "stage"
     stages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keep_text: bool = False
     nvtx: bool = True
+    every: int = 1
 
 
 _active: Recorder | None = None
@@ -85,16 +81,22 @@ class Recorder:
         self.on_generation: Callable[[int], None] | None = None
         self.ended: list[Ended] = []
         self.texts: list[str] = list(names.KINDS)
-        self._kind_of: dict[str, int] = {}
-        self._domain = attached_nvtx_domain() if options.nvtx else None
-        self.lanes = Lanes(self.texts.__getitem__, self._domain)
+        domain = attached_nvtx_domain() if options.nvtx else None
+        self.lanes = Lanes(self.texts.__getitem__, domain)
+        self.surroundings = Surroundings(self.lanes, self.texts, keep_text=options.keep_text)
         self.plans = Plans(options.detail, options.stages)
         self.disturbances = Disturbances()
         self._settled = itertools.count(1)
         self._seen_shapes: set[str] = set()
-        self._patches = Patches(self._families())
-        self._timed_range: tuple[Voice, int] | None = None
-        self._process = os.getpid()
+        generate: dict[str, Around] = {"generate": self._around_generate}
+        self._patches = Patches(
+            (
+                Family("transformers.generation.utils", "GenerationMixin", generate),
+                Family("transformers.modeling_utils", "PreTrainedModel", generate),
+                *self.surroundings.families(),
+            )
+        )
+        self._timed_range = RecordingRange(domain)
         self.origin = (time.monotonic_ns(), time.time_ns())
         self._wanted: frozenset[int] | None = None
         if models is not None:
@@ -118,7 +120,7 @@ class Recorder:
         global _active  # noqa: PLW0603
         if _active is not self:
             return
-        self._close_timed_range()
+        self._timed_range.close()
         self.disturbances.remove()
         self._patches.remove()
         self.plans.forget()
@@ -127,7 +129,7 @@ class Recorder:
     @property
     def is_here(self) -> bool:
         """Whether this is the process that records; a child that it forked is not."""
-        return os.getpid() == self._process
+        return self.surroundings.is_here
 
     def __enter__(self) -> Recorder:
         return self.start()
@@ -146,29 +148,6 @@ class Recorder:
             incomplete = next((ended.error for ended in self.ended if ended.error is not None), None)
         return compose(self, environment(), incomplete)
 
-    @contextmanager
-    def span(self, name: str) -> Iterator[None]:
-        """A user's span: host and device marks and an NVTX range, on this thread, around the block.
-
-        Outside of ``generate()``, one called ``preprocess``, ``h2d`` or ``detokenize`` is that stage: a program whose
-        processor is its own says so with it.
-        """
-        observed, lane = CURRENT.observed, self.lanes.here()
-        kind = _AROUND.get(name)
-        if kind is None or observed is not None or lane.busy:
-            listener = self._outside().listener if observed is None else observed.listener
-            kind, is_stage = self._kind(name), False
-        else:
-            listener, is_stage = (self._outside() if kind == _H2D else self.lanes.voice(None)).listener, True
-        lane.busy |= is_stage
-        listener.enter(kind, -1)
-        try:
-            yield
-        finally:
-            listener.leave(kind)
-            if is_stage:
-                lane.busy = False
-
     def tag(self, tags: Mapping[str, Json]) -> None:
         """Tags for the generations that end from now on; ``None`` takes a tag away."""
         for key, value in tags.items():
@@ -177,78 +156,11 @@ class Recorder:
             else:
                 self.tags[key] = value
 
-    def _kind(self, name: str) -> int:
-        kind = self._kind_of.get(name)
-        if kind is None:
-            kind = self._kind_of[name] = len(self.texts)
-            # A user may call a span as a stage is called; it is told apart from the stage everywhere.
-            self.texts.append(f"{name} (span)" if name in names.RESERVED else name)
-        return kind
-
-    def _outside(self) -> Voice:
-        """Where work outside of ``generate()`` is marked: on the current CUDA device once there is one."""
-        device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
-        return self.lanes.voice(device)
-
-    def _families(self) -> tuple[Family, ...]:
-        generate: dict[str, Around] = {"generate": self._around_generate}
-        preprocess: dict[str, Around] = {
-            name: functools.partial(self._around_once, _PREPROCESS) for name in ("__call__", "apply_chat_template")
-        }
-        detokenize: dict[str, Around] = {
-            name: functools.partial(self._around_once, _DETOKENIZE) for name in ("batch_decode", "decode")
-        }
-        copy: dict[str, Around] = {"to": self._around_copy}
-        text = preprocess | detokenize
-        return (
-            Family("transformers.generation.utils", "GenerationMixin", generate),
-            Family("transformers.modeling_utils", "PreTrainedModel", generate),
-            Family("transformers.processing_utils", "ProcessorMixin", text),
-            Family("transformers.tokenization_utils_base", "PreTrainedTokenizerBase", text),
-            Family("transformers.image_processing_base", "ImageProcessingMixin", {"__call__": preprocess["__call__"]}),
-            Family("transformers.feature_extraction_utils", "BatchFeature", copy),
-            Family("transformers.tokenization_utils_base", "BatchEncoding", copy),
-        )
-
-    def _idle_here(self) -> bool:
-        """Whether this process and thread are recorded and outside of a generation; a forked child is not."""
-        return CURRENT.observed is None and self.is_here
-
-    def _around_once(self, kind: int, original: Any, owner: Any, args: Any, kwargs: Any) -> Any:
-        """A processor call, told once: processors call their tokenizers and image processors in turn."""
-        if not self._idle_here():
-            return original(owner, *args, **kwargs)
-        lane = self.lanes.here()
-        if lane.busy:
-            return original(owner, *args, **kwargs)
-        listener = self.lanes.voice(None).listener
-        lane.busy = True
-        listener.enter(kind, -1)
-        try:
-            made = original(owner, *args, **kwargs)
-        finally:
-            listener.leave(kind)
-            lane.busy = False
-        if kind == _DETOKENIZE and self.options.keep_text and lane.output is not None:
-            lane.output["text"] = list(made) if isinstance(made, list) else made
-        return made
-
-    def _around_copy(self, original: Any, owner: Any, args: Any, kwargs: Any) -> Any:
-        if not self._idle_here() or not _names_cuda((*args, *kwargs.values())) or self.lanes.here().busy:
-            return original(owner, *args, **kwargs)
-        torch.cuda.init()
-        listener = self._outside().listener
-        listener.enter(_H2D, -1)
-        try:
-            return original(owner, *args, **kwargs)
-        finally:
-            listener.leave(_H2D)
-
     def _around_generate(self, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
         observed = CURRENT.observed
         if observed is not None:
             return self._nested(observed, original, model, args, kwargs)
-        if not self._idle_here() or (self._wanted is not None and id(model) not in self._wanted):
+        if not self.surroundings.idle() or (self._wanted is not None and id(model) not in self._wanted):
             return original(model, *args, **kwargs)
         return self._outermost(original, model, args, kwargs)
 
@@ -272,11 +184,15 @@ class Recorder:
         device = execution_device(model)
         voice = self.lanes.voice(device)
         role = self.role or self._role_of(plan, args, kwargs)
-        self._open_timed_range(voice, role)
+        if role == WARMED:
+            self._timed_range.close()
+        else:
+            self._timed_range.open()
         room = _ROOM_BETWEEN_TOKENS[self.options.detail]
         voice.tape.reserve(room)
         self.disturbances.watch_compiler()
-        observed = Observed(voice.listener, functools.partial(self._between_tokens, voice, room), Loop(model))
+        between = functools.partial(self._between_tokens, voice, room)
+        observed = Observed(voice.listener, between, Loop(model), every=self.options.every)
         with plan.attachment:
             state = None if device is None else DeviceState(device)
             voice.anchor_if_stale()
@@ -358,21 +274,6 @@ class Recorder:
         self._seen_shapes.add(shapes)
         return COLD
 
-    def _open_timed_range(self, voice: Voice, role: str) -> None:
-        """All generations but warm-ups lie in one NVTX range ``recording``: what a capture range is set on."""
-        if role == WARMED:
-            self._close_timed_range()
-        elif self._timed_range is None and voice.ranges is not None:
-            self._timed_range = (voice, voice.depth)
-            voice.ranges.enter(_RECORDING, -1)
-
-    def _close_timed_range(self) -> None:
-        if self._timed_range is not None:
-            voice, depth = self._timed_range
-            self._timed_range = None
-            if voice.ranges is not None:
-                voice.ranges.unwind(depth)
-
 
 def execution_device(model: nn.Module) -> int | None:
     """The CUDA device on which a model's work runs (not where offloaded weights rest), ``None`` without one."""
@@ -386,15 +287,3 @@ def execution_device(model: nn.Module) -> int | None:
     if device is None or device.type != "cuda":
         return None
     return torch.cuda.current_device() if device.index is None else device.index
-
-
-def _names_cuda(values: Sequence[Any]) -> bool:
-    """Whether one of a ``.to()`` call's arguments names a CUDA device."""
-    for value in values:
-        if isinstance(value, str) and value.startswith("cuda"):
-            return True
-        if isinstance(value, torch.device) and value.type == "cuda":
-            return True
-        if type(value) is int and torch.cuda.is_available():
-            return True
-    return False
