@@ -5,11 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlmtrace.api import Session, audit_syncs, load, render, save, span, tag, trace
+    from vlmtrace.api import Session, audit_syncs, install, load, render, save, span, tag, trace
     from vlmtrace.errors import VlmtraceError
     from vlmtrace.timeline.recording import Recording
 
-__all__ = ["Recording", "Session", "VlmtraceError", "audit_syncs", "load", "render", "save", "span", "tag", "trace"]
+__all__ = [
+    "Recording",
+    "Session",
+    "VlmtraceError",
+    "audit_syncs",
+    "install",
+    "load",
+    "render",
+    "save",
+    "span",
+    "tag",
+    "trace",
+]
 
 _HOME = {"VlmtraceError": "vlmtrace.errors", "Recording": "vlmtrace.timeline.recording"}
 

@@ -1,13 +1,15 @@
-"""The Python interface: ``trace()``, ``span()``, ``tag()``, ``audit_syncs()``, ``load()``, ``render()``, ``save()``."""
+"""The Python interface: recording, in a block or in a server that goes on, and reading and writing recordings."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -21,9 +23,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vlmtrace.capture.recorder import Recorder
+    from vlmtrace.capture.ring import Kept
     from vlmtrace.capture.sync_audit import SyncAudit
 
-__all__ = ["Session", "audit_syncs", "load", "render", "save", "span", "tag", "trace"]
+__all__ = ["Installed", "Session", "audit_syncs", "install", "load", "render", "save", "span", "tag", "trace"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -91,12 +94,88 @@ def trace(
     """
     with _needing_record_extra():
         from vlmtrace.capture.recorder import Recorder, RecorderOptions
-    if detail not in DETAILS:
-        raise UsageError(f"detail {detail!r} is none", f"choose one of {', '.join(DETAILS)}")
-    options = RecorderOptions(name, detail, _paths(stages), keep_text)
+    options = RecorderOptions(name, _detail(detail), _paths(stages), keep_text)
     recorder = Recorder(options, None if model is None else [model])
     recorder.random_weights = random_weights
     return Session(recorder)
+
+
+class Installed:
+    """The slowest generations of a process that goes on, and where they are written. Made by :func:`install`."""
+
+    def __init__(self, recorder: Recorder, folder: Path) -> None:
+        self._recorder = recorder
+        self._folder = folder
+        self._written: dict[int, tuple[object, Path]] = {}
+
+    def recordings(self) -> list[Recording]:
+        """The slowest generations so far, each a recording of its own, those first that began first."""
+        return [self._recorder.recording_of(kept) for kept in self._kept()]
+
+    def write(self) -> list[Path]:
+        """Write each of them as ``NAME-BEGIN-LENGTH.pftrace``, and take away those that slower ones have replaced.
+
+        ``BEGIN`` is the time in UTC. May be called at any time and from any thread, by a signal handler or a route of
+        the server, say; only what is new is written.
+
+        Raises:
+            VlmtraceError: if a file cannot be written.
+        """
+        kept = {id(one): one for one in self._kept()}
+        for key in self._written.keys() - kept.keys():
+            self._written.pop(key)[1].unlink(missing_ok=True)
+        for key, one in kept.items():
+            if key not in self._written:
+                recording = self._recorder.recording_of(one)
+                begin = recording.origin_unix_ns + one.begin - recording.origin_ns
+                when = datetime.fromtimestamp(begin / 1e9, UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
+                path = self._folder / f"{recording.name}-{when}-{one.duration // 1_000_000}ms.pftrace"
+                self._written[key] = (one, save(recording, path, force=True))
+        return sorted(path for _, path in self._written.values())
+
+    def remove(self) -> list[Path]:
+        """Take everything off again, and :meth:`write`. Once is enough; the end of the process does it too."""
+        if not self._recorder.is_here:  # a child that was forked has nothing of its own
+            return []
+        atexit.unregister(self.remove)
+        self._recorder.stop()
+        return self.write()
+
+    def _kept(self) -> list[Kept]:
+        assert self._recorder.ring is not None
+        return self._recorder.ring.kept()
+
+
+def install(
+    keep: str = "slowest:20",
+    out: str | Path = ".",
+    *,
+    detail: str = "stage",
+    stages: Mapping[str, str | tuple[str, ...]] | None = None,
+    name: str = "slow",
+) -> Installed:
+    """Record every ``generate()`` of this process from now on, and keep the slowest: for a server.
+
+    Nothing waits for the device, at no time: elapsed times are read once it is found to have passed. Memory stays
+    flat: all but the slowest ``N`` of ``keep="slowest:N"`` generations are forgotten. They are written to the folder
+    ``out`` at the end of the process, or when :meth:`Installed.write` is called.
+
+    Raises:
+        UsageError: for a ``keep`` of another form, an unknown detail, or an ``out`` that is no folder.
+        VlmtraceError: if torch or transformers is missing, or a recording is running.
+    """
+    with _needing_record_extra():
+        from vlmtrace.capture.recorder import Recorder, RecorderOptions
+    what, _, number = keep.partition(":")
+    if what != "slowest" or not number.isdecimal() or int(number) == 0:
+        raise UsageError(f"keep {keep!r} is none", 'say how many to keep: keep="slowest:20"')
+    folder = Path(out)
+    if not folder.is_dir():
+        raise UsageError(f"out {str(out)!r} is no folder", "make it first, or name another")
+    options = RecorderOptions(name, _detail(detail), _paths(stages), slowest=int(number))
+    installed = Installed(Recorder(options).start(), folder)
+    atexit.register(installed.remove)
+    return installed
 
 
 def audit_syncs(
@@ -117,6 +196,12 @@ def audit_syncs(
         from vlmtrace.capture import sync_audit
     sync_audit.check_device(sync_audit.device_of(model))
     return sync_audit.SyncAudit(None if model is None else [model], _paths(stages))
+
+
+def _detail(detail: str) -> str:
+    if detail not in DETAILS:
+        raise UsageError(f"detail {detail!r} is none", f"choose one of {', '.join(DETAILS)}")
+    return detail
 
 
 def _paths(stages: Mapping[str, str | tuple[str, ...]] | None) -> dict[str, tuple[str, ...]]:

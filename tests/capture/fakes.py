@@ -74,6 +74,9 @@ class FakeDevice:
         self.waits += 1
         self.host.ns = max(self.host.ns, self.truth[event])
 
+    def query(self, event: int) -> bool:
+        return self.truth[event] <= self.host.ns
+
     def elapsed(self, begin: int, end: int) -> float | None:
         if begin in self.captured or end in self.captured:
             return None

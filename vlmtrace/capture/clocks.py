@@ -23,12 +23,16 @@ _ULP: Final = 2.0**-24
 """Half a unit in the last place of a float32, relative: what rounding an elapsed time may cost."""
 
 
+_NOT_READY: Final = 600
+"""``cudaErrorNotReady``: the device has not passed the event yet."""
+
+
 class DeviceClock(Protocol):
     """A device whose stream can be marked. Events are opaque: whatever ``create`` answers.
 
-    ``record`` marks the stream that work is on right now; ``wait`` blocks, spinning, until the device has passed the
-    event; ``elapsed`` is in float milliseconds, as CUDA gives it, or ``None`` where an event was never reached
-    (recorded into a graph, or lost with its context).
+    ``recorder`` marks the stream that work is on right now; ``wait`` blocks, spinning, until the device has passed the
+    event, ``query`` says at once whether it has; ``elapsed`` is in float milliseconds, as CUDA gives it, or ``None``
+    where an event was never reached (recorded into a graph, or lost with its context).
     """
 
     device: int
@@ -38,6 +42,7 @@ class DeviceClock(Protocol):
     def destroy(self, events: list[Any]) -> None: ...
     def recorder(self) -> Callable[[Any], object]: ...
     def wait(self, event: Any) -> None: ...
+    def query(self, event: Any) -> bool: ...
     def elapsed(self, begin: Any, end: Any) -> float | None: ...
 
 
@@ -57,6 +62,7 @@ class CudaClock:
         self._fast.cudaEventCreateWithFlags.argtypes = (ctypes.POINTER(event), ctypes.c_uint)
         self._fast.cudaEventDestroy.argtypes = (event,)
         self._fast.cudaEventElapsedTime.argtypes = (ctypes.POINTER(ctypes.c_float), event, event)
+        self._fast.cudaEventQuery.argtypes = (event,)
         self._fast.cudaGetLastError.argtypes = ()
         self._slow.cudaEventSynchronize.argtypes = (event,)
         self._elapsed = ctypes.c_float()
@@ -92,10 +98,18 @@ class CudaClock:
             self._fast.cudaGetLastError()
             raise RuntimeError(f"cudaEventSynchronize failed with CUDA error {code}")
 
+    def query(self, event: int) -> bool:
+        code = self._fast.cudaEventQuery(event)
+        if code != 0:
+            self._fast.cudaGetLastError()  # clear it, or torch would raise it at its next call
+            if code != _NOT_READY:
+                raise RuntimeError(f"cudaEventQuery failed with CUDA error {code}")
+        return bool(code == 0)
+
     def elapsed(self, begin: int, end: int) -> float | None:
         code = self._fast.cudaEventElapsedTime(ctypes.byref(self._elapsed), begin, end)
         if code != 0:
-            self._fast.cudaGetLastError()  # clear it, or torch would raise it at its next call
+            self._fast.cudaGetLastError()
             return None
         return self._elapsed.value
 
@@ -125,6 +139,9 @@ class TorchEventClock:
 
     def wait(self, event: torch.cuda.Event) -> None:
         event.synchronize()
+
+    def query(self, event: torch.cuda.Event) -> bool:
+        return bool(event.query())
 
     def elapsed(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float | None:
         try:

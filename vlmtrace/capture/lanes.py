@@ -105,10 +105,15 @@ class Lane:
     busy: bool = False
     output: dict[str, Json] | None = None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its thread marks no more."""
+        thread = self.owner()
+        return thread is None or not thread.is_alive()
+
     def retire_if_ended(self) -> bool:
         """Give back the events of a thread that marks no more: a server may begin one for each request."""
-        thread = self.owner()
-        if thread is not None and thread.is_alive():
+        if not self.has_ended:
             return False
         for voice in self.voices.values():
             if len(voice.tape):
@@ -118,11 +123,17 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of all threads that took part in a recording."""
+    """The lanes of all threads that took part in a recording.
 
-    def __init__(self, texts: Callable[[int], str], domain: Any | None) -> None:
+    Where it never ``waits``, a voice has no anchors, its cost is measured once for all threads, and ``all`` stays
+    empty: whoever is told of a lane's generations knows it.
+    """
+
+    def __init__(self, texts: Callable[[int], str], domain: Any | None, *, waits: bool = True) -> None:
         self._texts = texts
         self._domain = domain
+        self._waits = waits
+        self._costs: dict[int | None, tuple[int, int]] = {}
         self._local = threading.local()
         self._lock = threading.Lock()
         self._clocks: dict[int, DeviceClock] = {}
@@ -136,6 +147,8 @@ class Lanes:
             thread = threading.current_thread()
             lane = Lane(threading.get_native_id(), thread.name, weakref.ref(thread))
             self._local.lane = lane
+            if not self._waits:
+                return lane
             with self._lock:
                 self._alive = [other for other in self._alive if not other.retire_if_ended()]
                 self._alive.append(lane)
@@ -159,10 +172,10 @@ class Lanes:
         ranges = None if self._domain is None else NvtxRanges(self._domain, self._texts)
         listener: Listener = tape if ranges is None else Fanout(tape, ranges)
         voice = Voice(tape, ranges, listener)
-        voice.mark_ns = _mark_cost(tape)
-        if ranges is not None:
-            voice.range_ns = _range_cost(ranges)
-        if clock is not None:
+        if self._waits or device not in self._costs:
+            self._costs[device] = (_mark_cost(tape), 0 if ranges is None else _range_cost(ranges))
+        voice.mark_ns, voice.range_ns = self._costs[device]
+        if clock is not None and self._waits:
             # Nothing marked while calibrating is kept, and the first anchor must follow all of it.
             settle_device(device)
             tape.discard()

@@ -7,6 +7,7 @@ first mark, the one wait and the clock's anchors after its last.
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import time
@@ -29,6 +30,7 @@ from vlmtrace.capture.listeners import RecordingRange, attached_nvtx_domain
 from vlmtrace.capture.observed import CURRENT, Loop, Observed
 from vlmtrace.capture.patches import Around, Family, Patches
 from vlmtrace.capture.plans import Plan, Plans
+from vlmtrace.capture.ring import Kept, Ring
 from vlmtrace.capture.surroundings import Surroundings
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.timeline import names
@@ -42,11 +44,16 @@ _WAIT: Final = names.KIND_OF[names.WAIT]
 _ROOM_BETWEEN_TOKENS: Final = {"stage": 64, "module": 128, "layer": 4096}
 
 
+_MOST_SHAPES: Final = 10_000
+"""A server sees ever new ones; the oldest are forgotten, and cold again if they come back."""
+
+
 @dataclass(frozen=True, slots=True)
 class RecorderOptions:
     """How to record. ``stages`` overrides discovery (stage name → module paths), as ``--stage`` does.
 
     Steps and tokens are always recorded; with ``every`` = N the layers and the head of one step in N only.
+    With ``slowest`` = N nothing waits, and only the N slowest generations are kept: see :class:`Ring`.
     """
 
     name: str
@@ -55,6 +62,7 @@ class RecorderOptions:
     keep_text: bool = False
     nvtx: bool = True
     every: int = 1
+    slowest: int | None = None
 
 
 _active: Recorder | None = None
@@ -82,12 +90,13 @@ class Recorder:
         self.ended: list[Ended] = []
         self.texts: list[str] = list(names.KINDS)
         domain = attached_nvtx_domain() if options.nvtx else None
-        self.lanes = Lanes(self.texts.__getitem__, domain)
+        self.lanes = Lanes(self.texts.__getitem__, domain, waits=options.slowest is None)
         self.surroundings = Surroundings(self.lanes, self.texts, keep_text=options.keep_text)
         self.plans = Plans(options.detail, options.stages)
         self.disturbances = Disturbances()
+        self.ring = None if options.slowest is None else Ring(options.slowest, self.disturbances.seen)
         self._settled = itertools.count(1)
-        self._seen_shapes: set[str] = set()
+        self._seen_shapes: dict[str, None] = {}
         generate: dict[str, Around] = {"generate": self._around_generate}
         self._patches = Patches(
             (
@@ -123,6 +132,8 @@ class Recorder:
         self._timed_range.close()
         self.disturbances.remove()
         self._patches.remove()
+        if self.ring is not None:
+            self.ring.close()
         self.plans.forget()
         _active = None
 
@@ -147,6 +158,14 @@ class Recorder:
         if incomplete is None:
             incomplete = next((ended.error for ended in self.ended if ended.error is not None), None)
         return compose(self, environment(), incomplete)
+
+    def recording_of(self, kept: Kept) -> Recording:
+        """One generation that the ring has kept, as a recording of its own."""
+        made = copy.copy(self)
+        made.ended, made.lanes, made.disturbances = [kept.ended], Lanes(self.texts.__getitem__, None), Disturbances()
+        made.lanes.all.append(kept.lane)
+        made.disturbances.seen.extend(kept.disturbances)
+        return compose(made, environment(), kept.ended.error)
 
     def tag(self, tags: Mapping[str, Json]) -> None:
         """Tags for the generations that end from now on; ``None`` takes a tag away."""
@@ -194,10 +213,14 @@ class Recorder:
         between = functools.partial(self._between_tokens, voice, room)
         observed = Observed(voice.listener, between, Loop(model), every=self.options.every)
         with plan.attachment:
-            state = None if device is None else DeviceState(device)
-            voice.anchor_if_stale()
+            state = None if device is None or self.ring is not None else DeviceState(device)
+            if self.ring is None:
+                voice.anchor_if_stale()
+            else:
+                self.ring.before(self.lanes.here())
             ended = Ended(voice, plan.index, role, device, voice.tape.written, anchors=len(voice.tape.anchors))
-            self.ended.append(ended)
+            if self.ring is None:
+                self.ended.append(ended)
             with ended.noting_errors():
                 try:
                     return self._timed(ended, observed, functools.partial(original, model, *args, **kwargs))
@@ -232,10 +255,12 @@ class Recorder:
         with ended.settling:
             if not ended.running:  # the recording has ended meanwhile, without it
                 return
-            host_ids = self._resolve(ended, observed)
+            if self.ring is None:
+                ended.count(self._resolve(ended, observed), outcome.end_tokens(observed.generation_config))
+            else:
+                self.ring.after(ended, observed)
             ended.observe(observed, outcome.inputs_of(*given))
             ended.tags = dict(self.tags)
-            ended.count(host_ids, outcome.end_tokens(observed.generation_config))
             self.lanes.here().output = ended.output
             ended.running = False
         if self.on_generation is not None:
@@ -271,7 +296,9 @@ class Recorder:
         shapes = repr((plan.index, outcome.inputs_of(args, kwargs)["shapes"]))
         if shapes in self._seen_shapes:
             return TIMED
-        self._seen_shapes.add(shapes)
+        self._seen_shapes[shapes] = None
+        if len(self._seen_shapes) > _MOST_SHAPES:
+            del self._seen_shapes[next(iter(self._seen_shapes))]
         return COLD
 
 

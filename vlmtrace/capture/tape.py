@@ -200,6 +200,62 @@ class Tape:
             for i in range(len(self.marks) - count, len(self.marks)):
                 self.marks.device[i] = UNRESOLVED
 
+    def has_passed(self, position: int) -> bool:
+        """Whether the device has passed the mark at ``position``, of those that are not resolved."""
+        return self.clock_has_passed(self._events[position])
+
+    def clock_has_passed(self, event: Any) -> bool:
+        assert self.clock is not None
+        return self.clock.query(event)
+
+    def lend(self) -> Any:
+        """Record one more event behind everything marked so far; it is the caller's until :meth:`take_back`."""
+        assert self.clock is not None
+        event = self._anchor_events.pop() if self._anchor_events else self.clock.create(1)[0]
+        self._record(event)
+        return event
+
+    def take_back(self, event: Any) -> None:
+        self._anchor_events.append(event)
+
+    def behind(self, code: int, since: int) -> int:
+        """The position behind the last mark with ``code`` from ``since`` on; ``since`` where there is none."""
+        return next((i + 1 for i in range(self._count - 1, since - 1, -1) if self._code[i] == code), since)
+
+    def taken(self, begin: int, end: int, origin: int) -> Tape:
+        """A closed tape with copies of the marks from ``begin`` to ``end``, which the device must have passed.
+
+        Their device times count from the mark at ``origin``.
+        """
+        made = Tape(None, 0, self._now)
+        made.close()
+        marks = made.marks
+        marks.code.extend(self._code[begin:end])
+        marks.number.extend(self._number[begin:end])
+        marks.host.extend(self._host[begin:end])
+        made.total = end - begin
+        if self.clock is None or begin == end:
+            marks.device.extend(marks.host)
+        else:
+            self._reference, self._reference_ns, self._last_ns = self._events[origin], 0, UNRESOLVED
+            self.chain_ns = 0
+            marks.device.extend(self.position(event) for event in self._events[begin:end])
+            made.anchor_chain_ns = [0, self.chain_ns]
+            self._reference = None
+        made.clock = self.clock
+        return made
+
+    def drop(self, count: int) -> None:
+        """Forget the first ``count`` marks; those behind them move to the front, with their events."""
+        kept = self._count - count
+        if count == 0:
+            return
+        for column in (self._host, self._code, self._number):
+            column[:kept] = column[count : self._count]
+        events = self._events
+        events[: self._count] = events[count : self._count] + events[:count]
+        self._count = kept
+
     def close(self, *, in_use: bool = False) -> None:
         """Give the events back. The resolved marks stay, and no more are taken.
 
