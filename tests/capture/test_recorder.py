@@ -211,6 +211,21 @@ def test_users_spans_lie_around_and_inside_generations() -> None:
     assert generation.parent == inner.row
 
 
+def test_layers_of_one_step_in_so_many_are_told_and_all_of_a_prefill() -> None:
+    tiny = build("llava")
+    with Recorder(RecorderOptions("sampled", detail="layer", every=3)) as made:
+        ids = generate(tiny, max_new_tokens=9)
+    recording = made.finish()
+    steps = [span for span in recording.spans if span.name == names.STEP]
+    (prefill,) = recording.spans.named(names.PREFILL)
+    layers = Counter(span.parent for span in recording.spans if span.name == names.LAYER)
+    count = layers.pop(prefill.row)
+    assert len(steps) == 8
+    assert layers == {step.row: count for step in steps if step.number is not None and step.number % 3 == 0}
+    assert recording.workload["every"] == 3
+    assert torch.equal(ids, generate(tiny, max_new_tokens=9))
+
+
 def test_spans_and_tags_outside_of_a_recording_do_nothing() -> None:
     with vlmtrace.span("nothing"):
         vlmtrace.tag(sample=1)

@@ -3,6 +3,7 @@
 
 python tests/gpu/record_check.py tokens --shape qwen2.5-vl-7b      traced and untraced generations side by side
 nsys profile ... python tests/gpu/record_check.py syncs            generations for a Nsight export
+nsys profile ... python tests/gpu/record_check.py ring             those of a server that keeps its slowest
 python tests/gpu/record_check.py count REPORT.sqlite               synchronising calls per generation in it
 """
 
@@ -105,6 +106,51 @@ def syncs(options: argparse.Namespace) -> None:
                 generate(model, inputs, options.new, plain)
 
 
+def ring(options: argparse.Namespace) -> None:
+    """Generations of a server that keeps its slowest, after untraced ones; for a Nsight export, and for the bounds.
+
+    Each traced one lies in a range ``served`` of its own: what synchronises in it is to be what does in ``plain``.
+    """
+    import tempfile
+
+    import nvtx
+    import random_vlm
+    import torch
+    import transformers
+
+    import vlmtrace
+
+    model = random_vlm.build(options.shape, "cuda", torch.bfloat16)
+    inputs = random_vlm.make_inputs(model, options.shape)
+    expected = generate(model, inputs, options.new)
+    for _ in range(options.repeats):
+        generate(model, inputs, options.new, nvtx.annotate(PLAIN, domain="check"))
+    with tempfile.TemporaryDirectory() as folder:
+        installed = vlmtrace.install(keep="slowest:5", out=folder)
+        same, sizes = [], []
+        for _ in range(options.repeats):
+            same.append(generate(model, inputs, options.new, nvtx.annotate("served", domain="check")) == expected)
+            sizes.append(int(Path("/proc/self/statm").read_text().split()[1]))
+        recordings = [vlmtrace.load(path) for path in installed.remove()]
+    print(
+        json.dumps(
+            {
+                "check": "ring",
+                "shape": options.shape,
+                "transformers": transformers.__version__,
+                "gpu": torch.cuda.get_device_name(),
+                "generations": options.repeats,
+                "kept": len(recordings),
+                "clock_bound_us": [round(one.clocks[0].bound_ns / 1e3, 2) for one in recordings],
+                "widened_ns": [one.clocks[0].widened_ns for one in recordings],
+                "generate_ms": [round(one.generate_span(one.generations[0]).duration / 1e6, 2) for one in recordings],
+                "resident_pages": [sizes[0], sizes[len(sizes) // 2], sizes[-1]],
+                "same_tokens": all(same),
+            }
+        )
+    )
+
+
 def count(options: argparse.Namespace) -> None:
     """Synchronising runtime calls by the NVTX range they lie in, from plain SQL on the export."""
     with closing(sqlite3.connect(options.report)) as db:
@@ -134,7 +180,7 @@ def count(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, run in (("tokens", tokens), ("syncs", syncs)):
+    for name, run in (("tokens", tokens), ("syncs", syncs), ("ring", ring)):
         command = commands.add_parser(name)
         command.add_argument("--shape", default="qwen2.5-vl-7b")
         command.add_argument("--repeats", type=int, default=5)
