@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests import synthetic
 from tests.synthetic import MS, ORIGIN, US, Shape
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import Counter, Json, Recording, SyncSite, Track
+from vlmtrace.timeline.recording import Counter, Json, Lowered, OverheadPair, Recording, SyncSite, Track
 from vlmtrace.timeline.spans import NewSpan, SpansBuilder
 from vlmtrace.timeline.validation import validate
 
@@ -137,8 +137,16 @@ def recordings(draw: st.DrawFn, text: st.SearchStrategy[str] = anything) -> Reco
             incomplete=draw(st.one_of(st.none(), text)),
             syncs=syncs,
             audited=draw(st.integers(1 if syncs else 0, 3)),
+            overhead=tuple(draw(st.lists(st.builds(OverheadPair, _LENGTHS, _LENGTHS), max_size=3))),
+            lowered=draw(st.none() | _LOWERED),
         )
     )
+
+
+_LENGTHS = st.integers(1, 2**62)
+
+_LOWERED = st.builds(Lowered, st.just("layer"), st.integers(0, 2**62), _LENGTHS, st.integers(0, 10**6))
+"""From the finest detail: a synthetic recording is of ``module`` detail."""
 
 
 def _sites(text: st.SearchStrategy[str]) -> st.SearchStrategy[SyncSite]:

@@ -12,6 +12,7 @@ __all__ = [
     "EXIT_OK",
     "EXIT_USAGE",
     "InvalidRecordingError",
+    "LimitExceededError",
     "TraceFormatError",
     "UsageError",
     "VlmtraceError",
@@ -45,6 +46,12 @@ class UsageError(VlmtraceError):
     """The request itself is wrong: an unknown option value, nothing to record, a stage path that is not there."""
 
     exit_code = EXIT_USAGE
+
+
+class LimitExceededError(VlmtraceError):
+    """A limit that the user has set cannot be kept."""
+
+    exit_code = EXIT_LIMIT
 
 
 class TraceFormatError(VlmtraceError):

@@ -14,7 +14,7 @@ from tests.strategies import anything, jsons
 from vlmtrace.errors import TraceFormatError
 from vlmtrace.formats.arguments import own_key, written_key
 from vlmtrace.formats.document import decoded, dumped, loaded
-from vlmtrace.timeline.recording import Json, SyncSite
+from vlmtrace.timeline.recording import Json, Lowered, OverheadPair, SyncSite
 
 
 @given(value=st.dictionaries(anything, jsons(anything), max_size=3))
@@ -41,6 +41,16 @@ def test_a_document_written_before_synchronisations_were_audited_is_one_without_
     del older["recording"]["syncs"], older["recording"]["audited"]
     loaded_again = decoded(older).recording
     assert (loaded_again.syncs, loaded_again.audited) == ((), 0)
+
+
+def test_a_document_written_before_overhead_was_measured_is_one_without_a_measurement() -> None:
+    lowered = Lowered("layer", 2, 100, 10_000)
+    recording = replace(synthetic.recording(), overhead=(OverheadPair(100, 101),), lowered=lowered)
+    older = json.loads(dumped(recording, 0))
+    assert older["recording"]["overhead"] == [{"untraced_ns": 100, "traced_ns": 101}]
+    del older["recording"]["overhead"], older["recording"]["lowered"]
+    loaded_again = decoded(older).recording
+    assert (loaded_again.overhead, loaded_again.lowered) == ((), None)
 
 
 def test_it_says_what_a_whole_file_holds() -> None:

@@ -12,7 +12,7 @@ from tests.synthetic import COLD, MS, US, WARMED, Shape, recording
 from vlmtrace.analysis.summary import summarise
 from vlmtrace.report import VIEWS, plan_text, render
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import FoundStage, Recording, SyncSite, TracedModel
+from vlmtrace.timeline.recording import FoundStage, Lowered, OverheadPair, Recording, SyncSite, TracedModel
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -90,6 +90,15 @@ def audited() -> Recording:
     return replace(on_a_gpu(), syncs=sites, audited=2)
 
 
+def measured() -> Recording:
+    """The one on a GPU, its detail lowered, and fourteen pairs of requests with and without tracing."""
+    pairs = tuple(
+        OverheadPair(1_240 * MS + drift * MS, 1_243 * MS + other * MS)
+        for drift, other in ((0, 4), (30, -9), (-12, 3), (8, 31), (21, -2), (-7, 14), (2, 2)) * 2
+    )
+    return replace(on_a_gpu(), overhead=pairs, lowered=Lowered("layer", 26 * MS, 1_238 * MS, 10_000))
+
+
 def texts() -> dict[str, str]:
     """Every golden text by its file name, as the code renders it now."""
     gpu, host, cold = map(summarise, (on_a_gpu(), on_the_host(), cold_with_one_token()))
@@ -104,6 +113,8 @@ def texts() -> dict[str, str]:
         "cold.txt": render(cold),
         "audited.txt": render(summarise(audited())),
         "audited.md": render(summarise(audited()), "markdown"),
+        "measured.txt": render(summarise(measured())),
+        "measured.md": render(summarise(measured()), "markdown"),
         "plan.txt": plan_text(MODEL),
     }
 

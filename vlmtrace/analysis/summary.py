@@ -12,11 +12,12 @@ from vlmtrace.analysis.findings import find
 from vlmtrace.analysis.launch import Judgement, judge
 from vlmtrace.analysis.measured import Measured, counted, measure
 from vlmtrace.analysis.metrics import visual_tokens
+from vlmtrace.analysis.overhead import Overhead, added
 from vlmtrace.analysis.rows import Range, StageRow, stage_rows
 from vlmtrace.analysis.stats import median, percentile, ratio
 from vlmtrace.analysis.stretches import HostBound, host_bound
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import Json, Recording, SyncSite, TracedModel
+from vlmtrace.timeline.recording import Json, Lowered, Recording, SyncSite, TracedModel
 
 __all__ = ["Counts", "Figure", "Summary", "Tracing", "summarise"]
 
@@ -54,12 +55,16 @@ class Tracing:
 
     ``cost_share``: host time spent in marks and ranges / host wall of the counted generations. ``waits``: added waits
     per generation. ``clock_bound``: median bound in ns, ``None`` on the host's clock. ``path``: how marks were taken.
+    ``added``: what it added in pairs of requests with and without it, ``None`` where none were made. ``lowered``: why
+    the detail is not the one asked for.
     """
 
     cost_share: float | None
     waits: float | None
     clock_bound: float | None
     path: str
+    added: Overhead | None
+    lowered: Lowered | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +198,8 @@ def _tracing(recording: Recording, chosen: Sequence[Measured]) -> Tracing:
         waits=ratio(cost.waits, len(recording.generations)),
         clock_bound=median([one.clock_bound for one in chosen if one.clock_bound is not None]),
         path=cost.path,
+        added=added(recording.overhead),
+        lowered=recording.lowered,
     )
 
 

@@ -9,7 +9,7 @@ from vlmtrace.analysis.rows import OTHER
 from vlmtrace.timeline import names
 from vlmtrace.units import NS_PER_MS
 
-__all__ = ["CLOCK", "COLUMNS", "METRICS", "STAGES", "STRETCHES", "Metric"]
+__all__ = ["CLOCK", "COLUMNS", "METRICS", "OVERHEAD", "STAGES", "STRETCHES", "Metric"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +142,14 @@ STRETCHES: Final = {
     "count": "all stretches of the counted generations; the longest of them are listed",
 }
 """What each key of a summary's host-bound stretches means."""
+
+OVERHEAD: Final = {
+    "median_share": "median over the pairs of (traced - untraced) / untraced, the host's wall time of generate(); on a "
+    "GPU from idle to idle",
+    "low_share": "lower end of the 95 % percentile interval of that median, by a seeded bootstrap over the pairs",
+    "high_share": "upper end, likewise",
+    "pairs": "requests made twice, once traced and once not, in the order untraced, traced, traced, untraced",
+    "resolved": "whether the interval leaves out 0, or reaches at most 0.01 to both sides of its middle",
+    "pairs_to_resolve": "pairs that would narrow the interval to that; it shrinks with the square root of their number",
+}
+"""What each key of a summary's added time means; shares are fractions of the untraced time."""

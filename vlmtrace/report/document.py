@@ -17,6 +17,7 @@ from vlmtrace.analysis.summary import Summary
 from vlmtrace.report.clock import clock_document
 from vlmtrace.report.definitions import COLUMNS, METRICS, STAGES
 from vlmtrace.report.launch import stretch_document
+from vlmtrace.report.overhead import added_document, lowered_document
 from vlmtrace.report.syncs import sync_document
 from vlmtrace.timeline.recording import Json, TracedModel
 from vlmtrace.units import NS_PER_MS
@@ -68,6 +69,8 @@ def document(summary: Summary) -> dict[str, Json]:
             "cost_share": summary.tracing.cost_share,
             "waits_per_generation": summary.tracing.waits,
             "clock_bound_ms": _ms(summary.tracing.clock_bound),
+            "added": added_document(summary.tracing.added),
+            "lowered": lowered_document(summary.tracing.lowered),
         },
         "syncs": sync_document(summary),
         "clock": clock_document(summary),

@@ -11,6 +11,7 @@ from vlmtrace.analysis.measured import Measured
 from vlmtrace.analysis.rows import OTHER, StageRow
 from vlmtrace.analysis.summary import Counts, Summary
 from vlmtrace.report.cells import ABSENT, clean, fixed, percent, range_text, significant, summands
+from vlmtrace.report.overhead import added_parts, lowered_text
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import TIMED, WARMED, TracedModel
 from vlmtrace.units import NS_PER_MS, duration_text, parameters_text
@@ -155,7 +156,9 @@ def totals(summary: Summary) -> list[list[str]]:
     lines = [_latency(summary, places), _throughput(summary)]
     if summary.nearest is not None:
         lines.append(_sum(summary.nearest, places))
-    lines.append(_tracing(summary))
+    lines += [_tracing(summary), added_parts(summary.tracing.added)]
+    if summary.tracing.lowered is not None:
+        lines.append([lowered_text(summary.tracing.lowered, summary.detail)])
     return [line for line in lines if line]
 
 

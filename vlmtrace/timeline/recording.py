@@ -26,6 +26,8 @@ __all__ = [
     "FoundStage",
     "Generation",
     "Json",
+    "Lowered",
+    "OverheadPair",
     "Recording",
     "SyncSite",
     "TracedModel",
@@ -199,12 +201,39 @@ class SyncSite:
 
 
 @dataclass(frozen=True, slots=True)
+class OverheadPair:
+    """One request made twice, untraced and traced: the host's wall time of each ``generate()``, in ns.
+
+    On a device both begin and end with an idle device, so that the time holds its work.
+    """
+
+    untraced_ns: int
+    traced_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """Why a recording looks less finely than it was asked to: at that detail its cost was above a limit.
+
+    ``asked`` is one of :data:`DETAILS`. ``counted_ns`` is the host time spent in marks and ranges, as in :class:`Cost`,
+    in the warm-up at that detail which cost most, ``generate_ns`` its host wall. ``limit_ppm`` is in parts per 10⁶.
+    """
+
+    asked: str
+    counted_ns: int
+    generate_ns: int
+    limit_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """Everything one recording holds. Made by ``Recorder.finish()``, by ``load()`` and by analysis, never edited.
 
     ``origin_ns`` is the axis position that exported times count from and ``origin_unix_ns`` the wall-clock time
     there. ``incomplete`` says why a recording ended early, ``None`` where it did not. ``syncs`` were seen in
-    ``audited`` further generations, which are not in the recording otherwise; 0: no audit was made.
+    ``audited`` further generations, which are not in the recording otherwise; 0: no audit was made. ``overhead`` are
+    further requests made to measure what tracing adds: of the pairs in order, the first, third, … began untraced.
+    ``lowered`` is ``None`` where ``detail`` is what was asked for.
     """
 
     name: str
@@ -223,6 +252,8 @@ class Recording:
     incomplete: str | None = None
     syncs: tuple[SyncSite, ...] = ()
     audited: int = 0
+    overhead: tuple[OverheadPair, ...] = ()
+    lowered: Lowered | None = None
 
     @property
     def on_device(self) -> bool:

@@ -10,7 +10,7 @@ from collections import defaultdict
 
 from vlmtrace.errors import InvalidRecordingError
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import Recording
+from vlmtrace.timeline.recording import DETAILS, Recording
 from vlmtrace.timeline.spans import NONE, Span
 
 __all__ = ["validate"]
@@ -26,6 +26,7 @@ def validate(recording: Recording) -> Recording:
         InvalidRecordingError: naming the first span or generation that contradicts itself.
     """
     _check_references(recording)
+    _check_overhead(recording)
     _check_nesting(recording)
     tiles = _tiles(recording)
     for generation in recording.generations:
@@ -62,6 +63,21 @@ def _check_references(recording: Recording) -> None:
             raise InvalidRecordingError(f"generation {index} points at a {spans[generation.span].name} span")
     if recording.syncs and recording.audited < 1:
         raise InvalidRecordingError(f"{len(recording.syncs)} syncs are listed, but no generation was audited")
+
+
+def _check_overhead(recording: Recording) -> None:
+    for number, pair in enumerate(recording.overhead):
+        if pair.untraced_ns < 1 or pair.traced_ns < 1:
+            raise InvalidRecordingError(f"overhead pair {number} has a generate() that took no time")
+    lowered = recording.lowered
+    if lowered is None:
+        return
+    if recording.detail not in DETAILS or lowered.asked not in DETAILS[DETAILS.index(recording.detail) + 1 :]:
+        raise InvalidRecordingError(
+            f"detail was lowered from {lowered.asked!r} to {recording.detail!r}, which is no step down"
+        )
+    if lowered.generate_ns < 1:
+        raise InvalidRecordingError("detail was lowered by a generate() that took no time")
 
 
 def _check_nesting(recording: Recording) -> None:
