@@ -50,7 +50,7 @@ class Script:
         return self
 
     def forest(self) -> list[Node]:
-        return forest(self.marks, lambda _, device: device, lambda kind: (*names.KINDS, "mine")[kind])
+        return list(forest(self.marks, lambda _, device: device, lambda kind: (*names.KINDS, "mine")[kind]))
 
     def stages(self, detail: str = "layer") -> Node:
         (generate,) = self.forest()

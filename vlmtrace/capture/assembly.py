@@ -44,43 +44,50 @@ class Node:
         while stack:
             node = stack.pop()
             yield node
-            stack.extend(reversed(node.children))
+            if node.children:
+                stack.extend(reversed(node.children))
 
 
-def forest(marks: Marks, axis: Callable[[int, int], int], text: Callable[[int], str]) -> list[Node]:
-    """The marks of one thread, nested as they were entered and left.
+def forest(marks: Marks, axis: Callable[[int, int], int], text: Callable[[int], str]) -> Iterator[Node]:
+    """The marks of one thread, nested as they were entered and left: each outermost span as soon as it is whole.
 
     ``axis(i, device)`` lays mark i's device time on the axis; ``text`` names a kind. A mark that the device never
     reached takes its host time, and its span is incomplete. So is a span that was never left, or left out of turn: it
     ends where its parent does.
     """
-    roots: list[Node] = []
     open_nodes: list[tuple[int, Node]] = []
     latest = 0
-    for i in range(len(marks)):
-        code, host, device = marks.code[i], marks.host[i], marks.device[i]
+    for i, (code, number, host, device) in enumerate(
+        zip(marks.code, marks.number, marks.host, marks.device, strict=True)
+    ):
         lost = device == UNRESOLVED
         # A time that stands in for a lost one must not run backwards against its neighbours.
         latest = max(latest, host if lost else axis(i, device))
         at = (latest, host)
         if code < 0:
-            _close(open_nodes, ~code, at, lost)
+            if open_nodes:
+                outermost = open_nodes[0][1]
+                _close(open_nodes, ~code, at, lost)
+                if not open_nodes:
+                    yield outermost
             continue
-        point = bool(code & POINT)
         kind = code & ~POINT
-        node = Node(text(kind), at, at, marks.number[i], lost)
-        (open_nodes[-1][1].children if open_nodes else roots).append(node)
-        if not point:
+        node = Node(text(kind), at, at, number, lost)
+        if open_nodes:
+            open_nodes[-1][1].children.append(node)
+        if code == kind:
             open_nodes.append((kind, node))
+        elif not open_nodes:
+            yield node
     if open_nodes:
-        last = (latest, marks.host[len(marks) - 1])
+        last = (latest, marks.host[-1])
         for _, node in open_nodes:
             node.end, node.incomplete = last, True
-    return roots
+        yield open_nodes[0][1]
 
 
 def _close(open_nodes: list[tuple[int, Node]], kind: int, at: Mark, lost: bool) -> None:
-    if all(open_kind != kind for open_kind, _ in open_nodes):
+    if open_nodes[-1][0] != kind and all(open_kind != kind for open_kind, _ in open_nodes):
         return
     while True:
         open_kind, node = open_nodes.pop()
@@ -282,7 +289,8 @@ _FINER: Final = {
 
 def _prune(parent: Node, finer: frozenset[str]) -> None:
     for node in parent.walk():
-        node.children = list(_kept(node.children, finer))
+        if any(child.name in finer for child in node.children):
+            node.children = list(_kept(node.children, finer))
 
 
 def _kept(children: Sequence[Node], finer: frozenset[str]) -> Iterator[Node]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
@@ -75,6 +76,7 @@ class _Composer:
         self.index_of = {id(ended): index for index, ended in enumerate(self.ended)}
         self.builder = SpansBuilder()
         self.tracks: dict[Track, int] = {}
+        self.track_of: dict[tuple[int, int | None, str], int] = {}
         self.clocks: list[Clock] = []
         self.clock_of: dict[int, int] = {}
         self.generate_handle: dict[int, int] = {}
@@ -86,9 +88,9 @@ class _Composer:
         self.range_ns = 0
 
     def add_lane(self, lane: Lane) -> None:
-        roots: list[tuple[int | None, Node]] = []
+        """Everything that one thread marked, one request after another: only one is a tree at a time."""
         for device, voice in lane.voices.items():
-            roots += [(device, node) for node in self._forest(voice)]
+            self._settle(voice)
             self.marks += voice.tape.total
             self.ranges += 0 if voice.ranges is None else voice.ranges.count
             self.anchor_waits += voice.tape.anchor_waits
@@ -96,8 +98,8 @@ class _Composer:
                 self.mark_ns, self.range_ns = voice.mark_ns, voice.range_ns
                 if voice.tape.clock is not None:
                     self.path = voice.tape.clock.path
-        for device, node in requests(roots):
-            self._add(lane, device, node, None, None)
+        for device, node in requests(*(self._roots(device, voice) for device, voice in lane.voices.items())):
+            self._add(lane, device, node)
 
     def add_disturbances(self) -> None:
         """On the host's row of their thread, each once, and of the generation that it fell into."""
@@ -123,26 +125,32 @@ class _Composer:
         index = self.index_of[id(ended)]
         return (host[ended.first], host[ended.last - 1], index) if ended.first < ended.last <= len(host) else _NEVER
 
-    def _forest(self, voice: Voice) -> list[Node]:
-        """The spans of one voice; each generation's boundaries have become its stages."""
+    def _settle(self, voice: Voice) -> None:
+        """Resolve what is left on a tape, and close it."""
         tape = voice.tape
-        own = [ended for ended in self.ended if ended.voice is voice]
-        in_use = any(ended.was_cut for ended in own)
+        in_use = any(ended.was_cut for ended in self.ended if ended.voice is voice)
         if in_use:
             # Its thread goes on asking things of the device: there is no idle moment to resolve at.
             tape.lose()
         else:
             voice.anchor()
         tape.close(in_use=in_use)
-        roots = forest(tape.marks, self._axis(voice, own), self.recorder.texts.__getitem__)
-        found = [node for root in roots for node in root.walk() if node.name in (names.GENERATE, names.WARMUP)]
-        for ended, node in zip(own, found, strict=True):
-            node.name = names.GENERATE
-            node.incomplete |= ended.error is not None
-            node.number = self.index_of[id(ended)]
-            stage_tree(node, self.recorder.options.detail)
-            self._describe(ended, node)
-        return roots
+
+    def _roots(self, device: int | None, voice: Voice) -> Iterator[tuple[int | None, Node]]:
+        """The outermost spans of one voice, in order; each generation's boundaries have become its stages."""
+        own = [ended for ended in self.ended if ended.voice is voice]
+        ahead = iter(own)
+        for root in forest(voice.tape.marks, self._axis(voice, own), self.recorder.texts.__getitem__):
+            found = [node for node in root.walk() if node.name in (names.GENERATE, names.WARMUP)]
+            for ended, node in zip(islice(ahead, len(found)), found, strict=True):
+                node.name = names.GENERATE
+                node.incomplete |= ended.error is not None
+                node.number = self.index_of[id(ended)]
+                stage_tree(node, self.recorder.options.detail)
+                self._describe(ended, node)
+            yield device, root
+        if left := list(ahead):
+            raise ValueError(f"{len(left)} generations have no marks")
 
     def _axis(self, voice: Voice, own: Sequence[Ended]) -> Callable[[int, int], int]:
         """How this voice's device times lie on the axis: by the map of the generation that a mark belongs to."""
@@ -153,11 +161,11 @@ class _Composer:
         maps = [self._fit(voice, ended, rate) for ended in own]
         if not maps:
             maps = [fit_offset(rate, 0, Constraints((), (), tape.anchors))]
-        ends = [ended.last for ended in own]
+        ends = [ended.last for ended in own[:-1]]
 
         def axis(i: int, device: int) -> int:
             # A mark outside of generations goes with the next one, and after the last with the last.
-            return maps[min(bisect_right(ends, i), len(maps) - 1)](device)
+            return maps[bisect_right(ends, i)](device)
 
         return axis
 
@@ -222,8 +230,9 @@ class _Composer:
                 if isinstance(images, int):
                     node.args["images"] = images
 
-    def _add(self, lane: Lane, device: int | None, node: Node, parent: int | None, generation: int | None) -> None:
-        stack: list[tuple[Node, int | None, int | None, int | None]] = [(node, parent, generation, device)]
+    def _add(self, lane: Lane, device: int | None, root: Node) -> None:
+        """Add a whole tree to the columns; it is taken apart on the way, so that not both are in memory."""
+        stack: list[tuple[Node, int | None, int | None, int | None]] = [(root, None, None, device)]
         while stack:
             node, parent, generation, device = stack.pop()
             if node.name == names.GENERATE:
@@ -246,15 +255,21 @@ class _Composer:
             )
             if node.name == names.GENERATE and generation is not None:
                 self.generate_handle[generation] = handle
-            stack += [
-                (child, handle, generation, None if _TRACK_OF.get(child.name) == "host" else device)
-                for child in reversed(node.children)
-            ]
+            if node.children:
+                stack += [
+                    (child, handle, generation, None if _TRACK_OF.get(child.name) == "host" else device)
+                    for child in reversed(node.children)
+                ]
+                node.children = []
 
     def _track(self, lane: Lane, device: int | None, name: str) -> int:
-        kind = _TRACK_OF.get(name, "spans")
-        track = Track(kind, None if kind == "host" else device, lane.thread, lane.name)
-        return self.tracks.setdefault(track, len(self.tracks))
+        known = self.track_of.get((id(lane), device, name))
+        if known is None:
+            kind = _TRACK_OF.get(name, "spans")
+            track = Track(kind, None if kind == "host" else device, lane.thread, lane.name)
+            known = self.tracks.setdefault(track, len(self.tracks))
+            self.track_of[id(lane), device, name] = known
+        return known
 
     def recording(self, environment: dict[str, Json], incomplete: str | None) -> Recording:
         recorder = self.recorder

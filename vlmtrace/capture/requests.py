@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from heapq import merge
 
 from vlmtrace.capture.assembly import Node
 from vlmtrace.timeline import names
@@ -10,15 +11,15 @@ from vlmtrace.timeline import names
 __all__ = ["requests"]
 
 
-def requests(roots: Sequence[tuple[int | None, Node]]) -> Iterator[tuple[int | None, Node]]:
+def requests(*voices: Iterator[tuple[int | None, Node]]) -> Iterator[tuple[int | None, Node]]:
     """The (device, node) roots of one thread, those that belong to one request under one ``request`` node.
 
+    Those of each voice come in the order of their host times. No more than one request is taken in ahead.
     Only the last ``preprocess`` before a generation is known to be its own; one that is followed by another is not.
     """
-    items = sorted(roots, key=lambda item: (item[1].begin[1], item[1].end[1]))
     group: list[tuple[int | None, Node]] = []
     has_generate = False
-    for device, node in items:
+    for device, node in merge(*voices, key=lambda item: (item[1].begin[1], item[1].end[1])):
         if node.name == names.PREPROCESS or (node.name == names.GENERATE and has_generate):
             yield from _request(group)
             group, has_generate = [(device, node)], node.name == names.GENERATE

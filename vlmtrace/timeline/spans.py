@@ -197,6 +197,7 @@ class SpansBuilder:
     def __init__(self) -> None:
         self._strings: dict[str, int] = {}
         self._columns = {key: array("q") for key in _COLUMNS}
+        self._appends = [column.append for column in self._columns.values()]
         self._args: dict[str, tuple[bool, array[int], array[int]]] = {}
 
     def __len__(self) -> int:
@@ -221,10 +222,11 @@ class SpansBuilder:
             host_end,
             _FLAG_INCOMPLETE if span.incomplete else 0,
         )
-        for column, value in zip(self._columns.values(), row, strict=True):
-            column.append(value)
-        for key, argument in span.args.items():
-            self.set_arg(handle, key, argument)
+        for append, value in zip(self._appends, row, strict=True):
+            append(value)
+        if span.args:
+            for key, argument in span.args.items():
+                self.set_arg(handle, key, argument)
         return handle
 
     def set_arg(self, handle: int, key: str, value: int | str) -> None:
@@ -239,15 +241,13 @@ class SpansBuilder:
     def freeze(self) -> tuple[Spans, array[int]]:
         """The spans in normal form, and the row of each handle."""
         columns = self._columns
-        depth = self._depths()
-        begin, end, track = columns["begin"], columns["end"], columns["track"]
-        order = sorted(range(len(self)), key=lambda h: (begin[h], depth[h], track[h], end[h], h))
+        order = self._order()
         row_of = array("q", bytes(8 * len(order)))
         for row, handle in enumerate(order):
             row_of[handle] = row
         strings, string_of = self._ordered_strings()
-        made = {key: array("q", (column[h] for h in order)) for key, column in columns.items()}
-        made["name"] = array("q", (string_of[value] for value in made["name"]))
+        made = {key: array("q", map(column.__getitem__, order)) for key, column in columns.items()}
+        made["name"] = array("q", map(string_of.__getitem__, made["name"]))
         made["parent"] = array("q", (NONE if p == NONE else row_of[p] for p in made["parent"]))
         args: dict[str, ArgColumn] = {}
         for key in sorted(self._args):
@@ -260,18 +260,25 @@ class SpansBuilder:
             )
         return Spans(strings=strings, args=args, **made), row_of
 
+    def _order(self) -> array[int]:
+        """The handles ascending by begin; of those that begin together a parent first, then by track and end."""
+        begin, end, track = (self._columns[key] for key in ("begin", "end", "track"))
+        order = array("q", sorted(range(len(self)), key=begin.__getitem__))
+        depth = self._depths()
+        first = 0
+        for at in range(1, len(order) + 1):
+            if at == len(order) or begin[order[at]] != begin[order[first]]:
+                if at > first + 1:
+                    together = sorted(order[first:at], key=lambda h: (depth[h], track[h], end[h], h))
+                    order[first:at] = array("q", together)
+                first = at
+        return order
+
     def _depths(self) -> array[int]:
-        parent = self._columns["parent"]
-        depth = array("q", [NONE] * len(parent))
-        for handle in range(len(parent)):
-            path = []
-            at = handle
-            while at != NONE and depth[at] == NONE:
-                path.append(at)
-                at = parent[at]
-            base = NONE if at == NONE else depth[at]
-            for step, h in enumerate(reversed(path), start=1):
-                depth[h] = base + step
+        depth = array("q")
+        for parent in self._columns["parent"]:
+            # A parent is added before its children.
+            depth.append(0 if parent == NONE else depth[parent] + 1)
         return depth
 
     def _ordered_strings(self) -> tuple[tuple[str, ...], dict[int, int]]:
