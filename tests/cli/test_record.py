@@ -252,11 +252,11 @@ def test_ctrl_c_while_a_model_runs_keeps_what_was_recorded(type_in, folder: Path
 
     ask, asked = workload.Asker.ask, []
 
-    def interrupted(self, batch):
+    def interrupted(self, batch, around):
         asked.append(batch)
         if len(asked) == 3:
             raise KeyboardInterrupt
-        return ask(self, batch)
+        return ask(self, batch, around)
 
     monkeypatch.setattr(workload.Asker, "ask", interrupted)
     typed = type_in("record", *_tiny())

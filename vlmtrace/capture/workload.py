@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from vlmtrace.capture.demo import draw
 from vlmtrace.capture.loading import Loaded, one_line
+from vlmtrace.capture.samples import Sample
 from vlmtrace.errors import UsageError, VlmtraceError
 from vlmtrace.timeline.recording import TIMED, WARMED, Json
 
@@ -22,36 +21,40 @@ if TYPE_CHECKING:
     from vlmtrace.capture.recorder import Recorder
 
 __all__ = [
+    "TRACED",
+    "UNTRACED",
     "Asker",
     "Progress",
-    "Sample",
     "WorkloadOptions",
-    "batches",
-    "check_image",
+    "ask",
     "digest",
-    "parse_size",
-    "read_samples",
     "run",
     "run_once",
+    "run_warmups",
 ]
 
-_SAMPLE_KEYS: Final = ("id", "image", "prompt", "max_new_tokens")
-_LONGEST_SIDE: Final = 16_384
+TRACED: Final = "traced"
+UNTRACED: Final = "untraced"
+"""What is said of a request that is made to measure overhead."""
+
 _AUDITED: Final = "audited"
-_TOLD: Final = {WARMED: "a warm-up", TIMED: "a timed", _AUDITED: "an audited"}
+_TOLD: Final = {
+    WARMED: "a warm-up",
+    TIMED: "a timed",
+    _AUDITED: "an audited",
+    TRACED: "a traced",
+    UNTRACED: "an untraced",
+}
 
 Progress: TypeAlias = Callable[[int, int, str], None]
 """Called before each request with its number from 0, how many there are, and its role."""
 
+Around: TypeAlias = Callable[[Callable[[], Any]], Any]
+"""Makes the call that it is given, and answers its result."""
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One question: ``images`` are files, opened anew for each request, or pictures drawn in memory."""
 
-    id: str
-    prompt: str
-    images: tuple[Path | Image.Image, ...]
-    max_new_tokens: int
+def _directly(call: Callable[[], Any]) -> Any:
+    return call()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,114 +74,6 @@ class WorkloadOptions:
     seed: int = 0
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Width and height in pixels from ``WxH``.
-
-    Raises:
-        UsageError: not two positive numbers, or larger than any picture should be.
-    """
-    found = re.fullmatch(r"(\d+)[x×](\d+)", text.strip().lower())
-    sides = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not all(1 <= side <= _LONGEST_SIDE for side in sides):
-        raise UsageError(f"'{text}' is no image size", f"give WIDTHxHEIGHT, such as 640x480, up to {_LONGEST_SIDE}")
-    return sides
-
-
-def check_image(path: Path, where: str = "") -> Path:
-    """Answer ``path`` if it holds a whole picture that Pillow can read. ``where`` opens the message.
-
-    Raises:
-        UsageError: there is no such file, or it is no image, or a damaged one.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    at = f"{where}: " if where else ""
-    if not path.is_file():
-        raise UsageError(f"{at}there is no image file '{path}'", "give a file that exists")
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except Exception as error:
-        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({one_line(error)})"
-        raise UsageError(
-            f"{at}'{path}' is no image that Pillow can read{reason}", "give a PNG, JPEG or WebP"
-        ) from error
-    return path
-
-
-def read_samples(path: Path, max_new_tokens: int) -> tuple[Sample, ...]:
-    """The samples of a JSON Lines file: ``prompt``, and if wanted ``image`` (one or more), ``id``, ``max_new_tokens``.
-
-    Image paths are relative to the file's own folder. ``max_new_tokens`` is for lines that name none.
-
-    Raises:
-        UsageError: the file or one of its lines is wrong; the message names both.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"samples '{path}' cannot be read: {one_line(error)}", "give a JSON Lines file") from error
-    samples = tuple(
-        _sample(line, f"{path} line {number}", path.parent, Sample(str(number), "", (), max_new_tokens))
-        for number, line in enumerate(text.splitlines(), start=1)
-        if line.strip()
-    )
-    if not samples:
-        raise UsageError(f"'{path}' holds no samples", 'give lines such as {"image": "cat.jpg", "prompt": "Describe"}')
-    return samples
-
-
-def _sample(line: str, where: str, folder: Path, default: Sample) -> Sample:
-    try:
-        given = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f"{where} is no JSON ({error.msg}, column {error.colno})", "write one object a line"
-        ) from error
-    if not isinstance(given, dict):
-        raise UsageError(f"{where} is no JSON object", 'write lines such as {"image": "cat.jpg", "prompt": "Describe"}')
-    for key in given:
-        if key not in _SAMPLE_KEYS:
-            raise UsageError(f"{where}: unknown key '{key}'", f"the keys are {', '.join(_SAMPLE_KEYS)}")
-    prompt = given.get("prompt")
-    if not isinstance(prompt, str) or not prompt:
-        raise UsageError(f"{where}: 'prompt' is {json.dumps(prompt)}", "give it a text")
-    tokens = given.get("max_new_tokens", default.max_new_tokens)
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-        raise UsageError(f"{where}: 'max_new_tokens' is {json.dumps(tokens)}", "give a whole number from 1 on")
-    images = given.get("image") or []
-    images = [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise UsageError(f"{where}: 'image' is {json.dumps(images)}", "give a path or a list of paths")
-    sample_id = given.get("id", default.id)
-    if isinstance(sample_id, bool) or not isinstance(sample_id, str | int):
-        raise UsageError(f"{where}: 'id' is {json.dumps(sample_id)}", "give a text or a whole number")
-    return Sample(str(sample_id), prompt, tuple(check_image(folder / image, where) for image in images), tokens)
-
-
-def batches(samples: Sequence[Sample], size: int) -> tuple[tuple[Sample, ...], ...]:
-    """Batches of up to ``size`` samples. One sample fills its batch by itself, repeated.
-
-    Neighbours share a batch only where both have images or neither has, and where both stop after as many tokens.
-    """
-    if len(samples) == 1:
-        return (tuple(samples) * size,)
-    made: list[list[Sample]] = []
-    for sample in samples:
-        last = made[-1][-1] if made else None
-        fits = (
-            last is not None
-            and len(made[-1]) < size
-            and bool(last.images) == bool(sample.images)
-            and last.max_new_tokens == sample.max_new_tokens
-        )
-        if fits:
-            made[-1].append(sample)
-        else:
-            made.append([sample])
-    return tuple(tuple(batch) for batch in made)
-
-
 def digest(text: str, keep: bool) -> Json:
     """A text as a recording may hold it: itself where it is to be kept, else its SHA-256 and length in characters."""
     return text if keep else {"sha256": hashlib.sha256(text.encode()).hexdigest(), "length": len(text)}
@@ -191,14 +86,33 @@ def run(asker: Asker, requests: Sequence[tuple[Sample, ...]], recorder: Recorder
         VlmtraceError: a request failed, in one line; the cause is chained.
     """
     options = asker.options
-    turns = [(WARMED, requests[turn % len(requests)]) for turn in range(options.warmup)]
+    turns = _warmups(requests, options.warmup)
     turns += [(TIMED, batch) for _ in range(options.repeats) for batch in requests]
+    _take(turns, asker, recorder, progress)
+
+
+def run_warmups(asker: Asker, requests: Sequence[tuple[Sample, ...]], recorder: Recorder, progress: Progress) -> None:
+    """Run the warm-ups alone, one at least, to see what tracing costs; the recorder is running.
+
+    Raises:
+        VlmtraceError: a request failed, in one line; the cause is chained.
+    """
+    _take(_warmups(requests, max(1, asker.options.warmup)), asker, recorder, progress)
+
+
+def _warmups(requests: Sequence[tuple[Sample, ...]], count: int) -> list[tuple[str, tuple[Sample, ...]]]:
+    return [(WARMED, requests[turn % len(requests)]) for turn in range(count)]
+
+
+def _take(
+    turns: Sequence[tuple[str, tuple[Sample, ...]]], asker: Asker, recorder: Recorder, progress: Progress
+) -> None:
     for number, (role, batch) in enumerate(turns):
         progress(number, len(turns), role)
         recorder.role = role
         ids: list[Json] = list(dict.fromkeys(sample.id for sample in batch))
         recorder.tags = {"sample": ids[0] if len(ids) == 1 else ids}
-        _ask(asker, batch, role)
+        ask(asker, batch, role)
 
 
 def run_once(asker: Asker, requests: Sequence[tuple[Sample, ...]], progress: Progress) -> None:
@@ -209,12 +123,17 @@ def run_once(asker: Asker, requests: Sequence[tuple[Sample, ...]], progress: Pro
     """
     for number, batch in enumerate(requests):
         progress(number, len(requests), _AUDITED)
-        _ask(asker, batch, _AUDITED)
+        ask(asker, batch, _AUDITED)
 
 
-def _ask(asker: Asker, batch: tuple[Sample, ...], role: str) -> None:
+def ask(asker: Asker, batch: tuple[Sample, ...], role: str, around: Around = _directly) -> None:
+    """Make one request; ``around`` makes its call of ``generate()``.
+
+    Raises:
+        VlmtraceError: it failed, in one line that names its ``role``; the cause is chained.
+    """
     try:
-        asker.ask(batch)
+        asker.ask(batch, around)
     except Exception as error:
         raise _explained(error, batch, role) from error
 
@@ -248,8 +167,8 @@ class Asker:
                 "leave the image out, or give a model that sees",
             )
 
-    def ask(self, batch: Sequence[Sample]) -> list[str]:
-        """The model's answers to one batch."""
+    def ask(self, batch: Sequence[Sample], around: Around = _directly) -> list[str]:
+        """The model's answers to one batch; ``around`` makes the call of ``generate()`` that it is given."""
         import torch
 
         if self.options.sample:
@@ -257,9 +176,8 @@ class Asker:
         pictures = [[_opened(image) for image in sample.images] for sample in batch]
         with torch.inference_mode():
             inputs = self._on_device(self._inputs([sample.prompt for sample in batch], pictures))
-            output = self.model.generate(
-                **inputs, max_new_tokens=batch[0].max_new_tokens, do_sample=self.options.sample, **self._cache()
-            )
+            settings = {"max_new_tokens": batch[0].max_new_tokens, "do_sample": self.options.sample, **self._cache()}
+            output = around(lambda: self.model.generate(**inputs, **settings))
             return self._answers(inputs, getattr(output, "sequences", output))
 
     def _inputs(self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> Any:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vlmtrace.analysis.overhead import detail_within
 from vlmtrace.analysis.summary import summarise
 from vlmtrace.capture import demo, loading, program, workload
+from vlmtrace.capture.samples import Sample, batches
 from vlmtrace.cli import boundary, destination, record_options, record_request
 from vlmtrace.cli.redaction import redacted
 from vlmtrace.cli.summary import show
 from vlmtrace.cli.talk import Talk
 from vlmtrace.errors import EXIT_ERROR, EXIT_OK, UsageError, VlmtraceError
 from vlmtrace.report import plan_text
-from vlmtrace.timeline.recording import Json, Recording
+from vlmtrace.report.overhead import lowered_text
+from vlmtrace.timeline.recording import Json, Lowered, Recording
 from vlmtrace.units import bytes_text
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from vlmtrace.capture.recorder import Recorder
+    from vlmtrace.capture.recorder import RecorderOptions
 
 __all__ = ["record"]
 
@@ -59,10 +60,11 @@ def _record_model(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) 
     """The demo or a model: everything that can be wrong is looked at before the weights are loaded."""
     from vlmtrace.capture import sync_audit
     from vlmtrace.capture.discovery.search import discover
+    from vlmtrace.capture.recorder import Recorder
 
     name = demo.DEMO_NAME if given["use_demo"] else loading.short_name(given["model"])
     place = destination.choose(given["output"], name, force=given["force"])
-    stages = record_options.stage_paths(given)
+    traced = _recorder_options(name, given)
     if not given["use_demo"]:
         loading.check_source(given["model"])
     if given["audit_syncs"]:
@@ -70,49 +72,91 @@ def _record_model(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) 
     samples = record_request.samples_of(given)
     options = record_request.workload_options(given)
     talk.begin(f"Loading {name}")
-    if stages:
-        discover(_load(given, "meta", talk).model, stages)
+    if traced.stages:
+        discover(_load(given, "meta", talk).model, traced.stages)
     loaded = _load(given, given["device"], talk)
     asker = workload.Asker(loaded, options)
     asker.check(samples)
-    recorder = _recorder(name, given, stages, [loaded.model])
+    run, lowered = _Run(asker, batches(samples, options.batch), traced, talk), None
+    if given["max_overhead"] is not None:
+        run, lowered = _within_limit(run, given["max_overhead"])
+    recorder = Recorder(run.traced, [loaded.model])
     recorder.random_weights = loaded.random_weights
     recorder.workload = facts | record_request.workload_facts(given, options, samples)
-    requests = workload.batches(samples, options.batch)
     failure: VlmtraceError | KeyboardInterrupt | None = None
     try:
         with recorder, talk.counting() as progress:
-            workload.run(asker, requests, recorder, progress)
+            workload.run(asker, run.requests, recorder, progress)
     except (VlmtraceError, KeyboardInterrupt) as error:
         failure = error
     cut_short = None if failure is None else str(failure) or type(failure).__name__
-    recording = recorder.finish(cut_short)
-    if given["audit_syncs"] and failure is None:
-        # The recording is whole by now, and is kept whatever becomes of the audit.
-        try:
-            with sync_audit.SyncAudit([loaded.model], stages) as audit, talk.counting() as progress:
-                workload.run_once(asker, requests, progress)
-            recording = audit.onto(recording)
-        except (VlmtraceError, KeyboardInterrupt) as error:
-            failure = error
+    recording = replace(recorder.finish(cut_short), lowered=lowered)
+    for asked, further in (("measure_overhead", _with_overhead), ("audit_syncs", _with_syncs)):
+        if given[asked] and failure is None:
+            # The recording is whole by now, and is kept whatever becomes of this.
+            try:
+                recording = further(run, recording)
+            except (VlmtraceError, KeyboardInterrupt) as error:
+                failure = error
     _deliver(recording, place, given, talk)
     if failure is not None:
         raise failure
     return EXIT_OK
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A model that is asked ``requests``, and how that is traced."""
+
+    asker: workload.Asker
+    requests: tuple[tuple[Sample, ...], ...]
+    traced: RecorderOptions
+    talk: Talk
+
+
+def _within_limit(run: _Run, limit_ppm: int) -> tuple[_Run, Lowered | None]:
+    """The same run at the finest detail whose cost keeps the limit: told by warm-ups, in recordings of their own."""
+    from vlmtrace.capture.recorder import Recorder
+
+    def warmed_up(detail: str) -> Recording:
+        recorder = Recorder(replace(run.traced, detail=detail), [run.asker.model])
+        with recorder, run.talk.counting() as progress:
+            workload.run_warmups(run.asker, run.requests, recorder, progress)
+        return recorder.finish()
+
+    if run.asker.options.warmup == 0:
+        run.talk.say("--max-overhead asks once before the timed requests, to count the cost of tracing: --warmup is 0")
+    detail, lowered = detail_within(limit_ppm, run.traced.detail, warmed_up)
+    if lowered is not None:
+        run.talk.say(lowered_text(lowered, detail))
+    return replace(run, traced=replace(run.traced, detail=detail)), lowered
+
+
+def _with_overhead(run: _Run, recording: Recording) -> Recording:
+    from vlmtrace.capture.overhead import measure_overhead, pairs_for
+
+    pairs = pairs_for(run.asker.options.repeats)
+    with run.talk.counting() as progress:
+        return replace(recording, overhead=measure_overhead(run.asker, run.requests, run.traced, pairs, progress))
+
+
+def _with_syncs(run: _Run, recording: Recording) -> Recording:
+    from vlmtrace.capture.sync_audit import SyncAudit
+
+    with SyncAudit([run.asker.model], run.traced.stages) as audit, run.talk.counting() as progress:
+        workload.run_once(run.asker, run.requests, progress)
+    return audit.onto(recording)
+
+
 def _record_program(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) -> int:
     """Somebody's program: whatever ends it, what was recorded until then is written, and its exit code passed on."""
-    if given["audit_syncs"]:
-        raise UsageError(
-            "'--audit-syncs' needs --demo or --model: a program runs once, and an audited run cannot be timed",
-            "leave it out, or audit in Python: with vlmtrace.audit_syncs(model): …",
-        )
+    from vlmtrace.capture.recorder import Recorder
+
     if given["output"] == destination.STDOUT:
         raise UsageError("'-o -' would mix the trace with the program's own output", "give -o FILE")
     job = program.parse(given["command"])
     place = destination.choose(given["output"], job.name, force=given["force"])
-    recorder = _recorder(job.name, given, record_options.stage_paths(given), None)
+    recorder = Recorder(_recorder_options(job.name, given))
     recorder.workload = facts
     recorder.random_weights = given["random_weights"]
     with recorder:
@@ -155,12 +199,15 @@ def _load(given: Mapping[str, Any], device: str | None, talk: Talk) -> loading.L
     )
 
 
-def _recorder(
-    name: str, given: Mapping[str, Any], stages: dict[str, tuple[str, ...]], models: list[nn.Module] | None
-) -> Recorder:
-    from vlmtrace.capture.recorder import Recorder, RecorderOptions
+def _recorder_options(name: str, given: Mapping[str, Any]) -> RecorderOptions:
+    from vlmtrace.capture.recorder import RecorderOptions
 
-    return Recorder(RecorderOptions(name, given["detail"], stages, given["keep_text"]), models)
+    return RecorderOptions(
+        name=name,
+        detail=given["detail"],
+        stages=record_options.stage_paths(given),
+        keep_text=given["keep_text"],
+    )
 
 
 def _deliver(recording: Recording, place: destination.Destination, given: Mapping[str, Any], talk: Talk) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,6 +22,22 @@ _SAMPLES: Final = frozenset(("images", "image_size", "prompt", "inputs"))
 _ANY_MODEL: Final = _WEIGHTS | _SAMPLES | {
     "device", "batch", "max_new_tokens", "ignore_eos", "cache", "sample", "warmup", "repeats", "seed", "dry_run",
 }  # fmt: skip
+
+_RUN_SEVERAL_TIMES: Final = {
+    "audit_syncs": (
+        "a program runs once, and an audited run cannot be timed",
+        "leave it out, or audit in Python: with vlmtrace.audit_syncs(model): …",
+    ),
+    "measure_overhead": (
+        "a program runs once, and overhead is what tracing adds to the same request made again",
+        "leave it out, or record the model itself: --model ID|FOLDER",
+    ),
+    "max_overhead": (
+        "what tracing costs is known once the same request was made, and a program is run once",
+        "leave it out and choose --detail: the summary tells what tracing cost",
+    ),
+}
+"""What cannot be done with a program: why, and what to do instead."""
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -83,6 +100,18 @@ def trace_options(command: C) -> C:
             is_flag=True,
             help="Afterwards ask once more, untimed, and list the lines that make the host wait for the GPU.",
         ),
+        click.option(
+            "--measure-overhead",
+            is_flag=True,
+            help="Afterwards ask in pairs, with and without tracing, and tell what it adds.",
+        ),
+        click.option(
+            "--max-overhead",
+            callback=_parts_per_million,
+            metavar="P%",
+            help="Lower the detail until the counted cost of tracing is at most this share of generate; refuse if "
+            "nothing helps.",
+        ),
         click.option("--keep-text", is_flag=True, help="Store prompts and outputs, not only their hash and length."),
         click.option("-o", "--output", metavar="FILE", help="*.pftrace, *.json or *.json.gz; - is stdout."),
         click.option("--force", is_flag=True, help="Overwrite an existing file."),
@@ -95,6 +124,20 @@ def trace_options(command: C) -> C:
 
 def _all(options: tuple[Callable[[C], C], ...], command: C) -> C:
     return functools.reduce(lambda made, option: option(made), reversed(options), command)
+
+
+def _parts_per_million(_context: click.Context, _option: click.Parameter, given: str | None) -> int | None:
+    """A share, written ``1%`` or ``0.01``."""
+    if given is None:
+        return None
+    number = given.strip().removesuffix("%")
+    try:
+        share = Decimal(number.strip()) / (1 if number == given.strip() else 100)
+    except InvalidOperation:
+        share = Decimal(0)
+    if not (share.is_finite() and Decimal("0.000001") <= share < 1):
+        raise click.BadParameter(f"'{given}' is no share between 0 and 100 %: write 1% or 0.01")
+    return round(share * 1_000_000)
 
 
 def check_one_way_in(context: click.Context, given: Mapping[str, Any]) -> None:
@@ -113,6 +156,9 @@ def check_one_way_in(context: click.Context, given: Mapping[str, Any]) -> None:
     if len(ways) > 1:
         hint = " (--image takes one file: repeat it for each)" if given["images"] and given["command"] else ""
         raise UsageError(f"{' and '.join(ways)} cannot be recorded at once", f"give one of them{hint}")
+    for name, (why, remedy) in _RUN_SEVERAL_TIMES.items():
+        if given["command"] and given[name]:
+            raise UsageError(f"'--{name.replace('_', '-')}' needs --demo or --model: {why}", remedy)
     useless = _ANY_MODEL if given["command"] else _WEIGHTS if given["use_demo"] else frozenset[str]()
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vlmtrace.capture import demo, workload
+from vlmtrace.capture.samples import Sample, check_image, parse_size, read_samples
 from vlmtrace.errors import UsageError
 from vlmtrace.timeline.recording import Json
 
@@ -30,19 +31,19 @@ def workload_options(given: Mapping[str, Any]) -> workload.WorkloadOptions:
     )
 
 
-def samples_of(given: Mapping[str, Any]) -> tuple[workload.Sample, ...]:
+def samples_of(given: Mapping[str, Any]) -> tuple[Sample, ...]:
     """What is asked: the lines of --inputs, or the one question that the other options make."""
     images, size, prompt, inputs = given["images"], given["image_size"], given["prompt"], given["inputs"]
     if inputs is not None:
         if images or size is not None or prompt is not None:
             raise UsageError(f"'--inputs {inputs}' brings its own images and prompts", "leave out --image and --prompt")
-        return workload.read_samples(inputs, given["max_new_tokens"])
+        return read_samples(inputs, given["max_new_tokens"])
     if images and size is not None:
         raise UsageError(f"'--image-size {size}' draws an image and --image gives one", "give one of them")
     if size is not None:
-        pictures: tuple[Any, ...] = (demo.draw(*workload.parse_size(size)),)
+        pictures: tuple[Any, ...] = (demo.draw(*parse_size(size)),)
     elif images:
-        pictures = tuple(workload.check_image(path) for path in images)
+        pictures = tuple(check_image(path) for path in images)
     else:
         pictures = (demo.draw(*demo.PICTURE_SIZE),) if given["use_demo"] else ()
     if prompt is None and not pictures:
@@ -51,11 +52,11 @@ def samples_of(given: Mapping[str, Any]) -> tuple[workload.Sample, ...]:
         )
     if prompt is None:
         prompt = demo.DEMO_PROMPT if given["use_demo"] else _DEFAULT_PROMPT
-    return (workload.Sample("0", prompt, pictures, given["max_new_tokens"]),)
+    return (Sample("0", prompt, pictures, given["max_new_tokens"]),)
 
 
 def workload_facts(
-    given: Mapping[str, Any], options: workload.WorkloadOptions, samples: tuple[workload.Sample, ...]
+    given: Mapping[str, Any], options: workload.WorkloadOptions, samples: tuple[Sample, ...]
 ) -> dict[str, Json]:
     """What a recording holds of the request; the prompt itself only where text is kept."""
     facts: dict[str, Json] = {
