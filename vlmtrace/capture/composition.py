@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from operator import itemgetter
@@ -32,11 +34,24 @@ def compose(recorder: Recorder, environment: dict[str, Json], incomplete: str | 
     Raises:
         InvalidRecordingError: if what was gathered contradicts itself.
     """
-    made = _Composer(recorder)
-    for lane in recorder.lanes.all:
-        made.add_lane(lane)
-    made.add_disturbances()
-    return made.recording(environment, incomplete)
+    with _without_collections():
+        made = _Composer(recorder)
+        for lane in recorder.lanes.all:
+            made.add_lane(lane)
+        made.add_disturbances()
+        return made.recording(environment, incomplete)
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """No garbage collections: the trees hold no cycles, and each collection would look through torch's modules anew."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 _TRACK_OF: Final = {
@@ -239,7 +254,8 @@ class _Composer:
                 generation, number = node.number, None
             else:
                 number = None if node.number == NONE else node.number
-            generation = node.args.pop("generation", generation)  # type: ignore[assignment]
+            if node.name == names.REQUEST:
+                generation = node.args.pop("generation")  # type: ignore[assignment]
             handle = self.builder.add(
                 NewSpan(
                     name=node.name,

@@ -135,8 +135,8 @@ class Collector:
         made = {}
         for number, key in enumerate(_COLUMNS):
             column = self._cells[number::_WIDTH]
-            made[key] = array("q", (column[position] for position in order))
-        made["name"] = array("q", (string_of[at] for at in made["name"]))
+            made[key] = array("q", map(column.__getitem__, order))
+        made["name"] = array("q", map(string_of.__getitem__, made["name"]))
         return Spans(strings=tuple(text for text, _ in texts), args=self._own_columns(string_of), **made)
 
     def _own_columns(self, string_of: array[int]) -> Mapping[str, ArgColumn]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, overload
 
-__all__ = ["NONE", "ArgColumn", "NewSpan", "Span", "Spans", "SpansBuilder"]
+__all__ = ["NONE", "ArgColumn", "NewSpan", "Span", "Spans", "SpansBuilder", "sort_ties"]
 
 NONE: Final = -1
 """What an absent row, generation or number is in an integer column (0 is a valid one of each)."""
@@ -187,6 +187,17 @@ class NewSpan:
     args: Mapping[str, int | str] = field(default_factory=dict)
 
 
+def sort_ties(rows: array[int], begin: Sequence[int], key: Callable[[int], tuple[int, ...]]) -> None:
+    """Sort in place, by ``key``, each run of ``rows`` that begin together; by ``begin`` they ascend already."""
+    first, together = 0, None
+    for at, row in enumerate(rows):
+        if begin[row] != together:
+            if at > first + 1:
+                rows[first:at] = array("q", sorted(rows[first:at], key=key))
+            first, together = at, begin[row]
+    rows[first:] = array("q", sorted(rows[first:], key=key))
+
+
 class SpansBuilder:
     """Collects spans in any order and freezes them in normal form.
 
@@ -196,12 +207,11 @@ class SpansBuilder:
 
     def __init__(self) -> None:
         self._strings: dict[str, int] = {}
-        self._columns = {key: array("q") for key in _COLUMNS}
-        self._appends = [column.append for column in self._columns.values()]
+        self._cells = array("q")
         self._args: dict[str, tuple[bool, array[int], array[int]]] = {}
 
     def __len__(self) -> int:
-        return len(self._columns["begin"])
+        return len(self._cells) // len(_COLUMNS)
 
     def intern(self, text: str) -> int:
         return self._strings.setdefault(text, len(self._strings))
@@ -210,20 +220,19 @@ class SpansBuilder:
         """Add a span and answer its handle."""
         handle = len(self)
         host_begin, host_end = span.axis if span.host is None else span.host
-        row = (
-            self.intern(span.name),
-            span.track,
-            NONE if span.parent is None else span.parent,
-            NONE if span.generation is None else span.generation,
-            NONE if span.number is None else span.number,
-            span.axis[0],
-            span.axis[1],
-            host_begin,
-            host_end,
-            _FLAG_INCOMPLETE if span.incomplete else 0,
+        self._cells.extend(
+            (
+                self.intern(span.name),
+                span.track,
+                NONE if span.parent is None else span.parent,
+                NONE if span.generation is None else span.generation,
+                NONE if span.number is None else span.number,
+                *span.axis,
+                host_begin,
+                host_end,
+                _FLAG_INCOMPLETE if span.incomplete else 0,
+            )
         )
-        for append, value in zip(self._appends, row, strict=True):
-            append(value)
         if span.args:
             for key, argument in span.args.items():
                 self.set_arg(handle, key, argument)
@@ -240,13 +249,12 @@ class SpansBuilder:
 
     def freeze(self) -> tuple[Spans, array[int]]:
         """The spans in normal form, and the row of each handle."""
-        columns = self._columns
         order = self._order()
         row_of = array("q", bytes(8 * len(order)))
         for row, handle in enumerate(order):
             row_of[handle] = row
         strings, string_of = self._ordered_strings()
-        made = {key: array("q", map(column.__getitem__, order)) for key, column in columns.items()}
+        made = {key: array("q", map(self._column(key).__getitem__, order)) for key in _COLUMNS}
         made["name"] = array("q", map(string_of.__getitem__, made["name"]))
         made["parent"] = array("q", (NONE if p == NONE else row_of[p] for p in made["parent"]))
         args: dict[str, ArgColumn] = {}
@@ -262,28 +270,24 @@ class SpansBuilder:
 
     def _order(self) -> array[int]:
         """The handles ascending by begin; of those that begin together a parent first, then by track and end."""
-        begin, end, track = (self._columns[key] for key in ("begin", "end", "track"))
+        begin, end, track, depth = self._column("begin"), self._column("end"), self._column("track"), self._depths()
         order = array("q", sorted(range(len(self)), key=begin.__getitem__))
-        depth = self._depths()
-        first = 0
-        for at in range(1, len(order) + 1):
-            if at == len(order) or begin[order[at]] != begin[order[first]]:
-                if at > first + 1:
-                    together = sorted(order[first:at], key=lambda h: (depth[h], track[h], end[h], h))
-                    order[first:at] = array("q", together)
-                first = at
+        sort_ties(order, begin, lambda handle: (depth[handle], track[handle], end[handle], handle))
         return order
+
+    def _column(self, key: str) -> array[int]:
+        return self._cells[_COLUMNS.index(key) :: len(_COLUMNS)]
 
     def _depths(self) -> array[int]:
         depth = array("q")
-        for parent in self._columns["parent"]:
+        for parent in self._column("parent"):
             # A parent is added before its children.
             depth.append(0 if parent == NONE else depth[parent] + 1)
         return depth
 
     def _ordered_strings(self) -> tuple[tuple[str, ...], dict[int, int]]:
         """Strings in sorted order, so that equal recordings have equal tables however they were built."""
-        used = set(self._columns["name"])
+        used = set(self._column("name"))
         for text, _, values in self._args.values():
             if text:
                 used.update(values)

@@ -6,12 +6,13 @@ The accounting identities are exact in integers: a ``generate`` span is tiled by
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 
 from vlmtrace.errors import InvalidRecordingError
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import DETAILS, Recording
-from vlmtrace.timeline.spans import NONE, Span
+from vlmtrace.timeline.spans import NONE, Span, sort_ties
 
 __all__ = ["validate"]
 
@@ -40,18 +41,19 @@ def validate(recording: Recording) -> Recording:
 
 def _check_references(recording: Recording) -> None:
     spans = recording.spans
+    begins, ends, tracks, generations = spans.begin, spans.end, len(recording.tracks), len(recording.generations)
     previous = None
-    for row in range(len(spans)):
-        begin, end, parent = spans.begin[row], spans.end[row], spans.parent[row]
+    columns = (begins, ends, spans.host_begin, spans.host_end, spans.track, spans.generation, spans.parent)
+    for row, (begin, end, host_begin, host_end, track, index, parent) in enumerate(zip(*columns, strict=True)):
         if end < begin:
             raise InvalidRecordingError(f"span {row} ({spans[row].name}) ends {begin - end} ns before it begins")
-        if spans.host_end[row] < spans.host_begin[row]:
+        if host_end < host_begin:
             raise InvalidRecordingError(f"span {row} ({spans[row].name}) has host times that run backwards")
-        if not 0 <= spans.track[row] < len(recording.tracks):
-            raise InvalidRecordingError(f"span {row} ({spans[row].name}) is on track {spans.track[row]}, which is none")
-        if not NONE <= spans.generation[row] < len(recording.generations):
-            raise InvalidRecordingError(f"span {row} belongs to generation {spans.generation[row]}, which is none")
-        if parent != NONE and not (0 <= parent < row and spans.begin[parent] <= begin and end <= spans.end[parent]):
+        if not 0 <= track < tracks:
+            raise InvalidRecordingError(f"span {row} ({spans[row].name}) is on track {track}, which is none")
+        if not NONE <= index < generations:
+            raise InvalidRecordingError(f"span {row} belongs to generation {index}, which is none")
+        if parent != NONE and not (0 <= parent < row and begins[parent] <= begin and end <= ends[parent]):
             raise InvalidRecordingError(f"span {row} ({spans[row].name}) does not lie within its parent, span {parent}")
         if previous is not None and begin < previous:
             raise InvalidRecordingError(f"span {row} begins before the span in front of it")
@@ -82,15 +84,15 @@ def _check_overhead(recording: Recording) -> None:
 
 def _check_nesting(recording: Recording) -> None:
     """Spans of one track are nested or disjoint."""
-    spans = recording.spans
-    by_track: defaultdict[int, list[int]] = defaultdict(list)
-    for row in range(len(spans)):
-        by_track[spans.track[row]].append(row)
+    spans, begins, ends = recording.spans, recording.spans.begin, recording.spans.end
+    by_track: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))
+    for row, track in enumerate(spans.track):
+        by_track[track].append(row)
     for rows in by_track.values():
-        rows.sort(key=lambda row: (spans.begin[row], -spans.end[row]))
+        sort_ties(rows, begins, lambda row: (-ends[row],))
         open_ends: list[int] = []
         for row in rows:
-            begin, end = spans.begin[row], spans.end[row]
+            begin, end = begins[row], ends[row]
             while open_ends and open_ends[-1] <= begin:
                 open_ends.pop()
             if open_ends and end > open_ends[-1]:
@@ -103,9 +105,9 @@ def _tiles(recording: Recording) -> defaultdict[int, list[Span]]:
     spans = recording.spans
     wanted = {spans.strings.index(name) for name in (*_TILES_OF_GENERATE, *_TILES_OF_DECODE) if name in spans.strings}
     tiles: defaultdict[int, list[Span]] = defaultdict(list)
-    for row in range(len(spans)):
-        if spans.parent[row] != NONE and spans.name[row] in wanted:
-            tiles[spans.parent[row]].append(spans[row])
+    for row, (parent, name) in enumerate(zip(spans.parent, spans.name, strict=True)):
+        if name in wanted and parent != NONE:
+            tiles[parent].append(spans[row])
     return tiles
 
 
