@@ -75,7 +75,7 @@ class Stage:
         import torch
         from torch import nn
 
-        from vlmtrace.capture.attachment import span_hooks
+        from vlmtrace.capture.boundaries import span_hooks
         from vlmtrace.capture.lanes import Lanes
         from vlmtrace.capture.listeners import attached_nvtx_domain
         from vlmtrace.capture.observed import CURRENT, Loop, Observed

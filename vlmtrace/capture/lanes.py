@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from vlmtrace.capture.attachment import span_hooks
+from vlmtrace.capture.boundaries import span_hooks
 from vlmtrace.capture.clocks import DeviceClock, clock_of, monotonic_ns
 from vlmtrace.capture.listeners import Fanout, Listener, NvtxRanges
 from vlmtrace.capture.observed import CURRENT, Loop, Observed

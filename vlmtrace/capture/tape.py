@@ -102,7 +102,7 @@ class Tape:
         now, grow, point = self._now, self.reserve, POINT
         record = None if self.clock is None else self._record
 
-        def mark(value: int, n: int) -> None:
+        def mark(value: int, n: int = NONE) -> None:
             i = self._count
             if i == len(host):
                 if self.closed:  # by a thread that has ended the recording meanwhile
@@ -116,16 +116,13 @@ class Tape:
             # Last, so that an interrupt before it leaves no half-written mark.
             self._count = i + 1
 
-        def enter(kind: int, n: int = NONE) -> None:
-            mark(kind, n)
-
         def leave(kind: int) -> None:
             mark(~kind, NONE)
 
         def mark_point(kind: int, n: int = NONE) -> None:
             mark(point | kind, n)
 
-        self.enter, self.leave, self.point = enter, leave, mark_point
+        self.enter, self.leave, self.point = mark, leave, mark_point
 
     def anchor(self) -> None:
         """Read both clocks together, several times, and keep the closest reading. The device should be idle.
