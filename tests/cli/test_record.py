@@ -277,6 +277,15 @@ def test_a_program_that_generates_nothing_leaves_no_trace_and_says_so(type_in, f
     assert type_in("record", "--", "python", "-c", "raise SystemExit(7)").code == 7
 
 
+def test_layers_of_one_step_in_so_many_are_told(type_in, folder: Path) -> None:
+    typed = type_in("record", *_tiny(), "--detail", "layer", "--every", 2, "--max-new-tokens", 5, "-o", "x.pftrace")
+
+    assert typed.code == 0, typed.err
+    made = api.load(folder / "x.pftrace")
+    told = {made.spans[span.parent].number for span in made.spans.named(names.LAYER) if span.parent is not None}
+    assert told == {None, 0, 2}, "a prefill has no number"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -303,6 +312,7 @@ def test_a_program_that_generates_nothing_leaves_no_trace_and_says_so(type_in, f
         (["--demo", "--label", "x"], "'--label x' is not of the form KEY=VALUE"),
         (["--demo", "--stage", "vision"], "'--stage vision' is not of the form NAME=PATH"),
         (["--demo", "--stage", "vision=model.nowhere"], "model.nowhere"),
+        (["--demo", "--every", "4"], "'--every 4' does nothing at --detail stage: add --detail layer"),
         (["--demo", "-o", "x.txt"], "x.txt"),
         (["--demo", "--device", "gpu"], "unknown device 'gpu'"),
         (["--model", "{text}", "--image-size", "9x9"], "comes with a tokenizer only"),

@@ -202,8 +202,11 @@ def _load(given: Mapping[str, Any], device: str | None, talk: Talk) -> loading.L
 def _recorder_options(name: str, given: Mapping[str, Any]) -> RecorderOptions:
     from vlmtrace.capture.recorder import RecorderOptions
 
+    if given["every"] > 1 and given["detail"] == "stage":
+        raise UsageError(f"'--every {given['every']}' does nothing at --detail stage", "add --detail layer")
     return RecorderOptions(
         name=name,
+        every=given["every"],
         detail=given["detail"],
         stages=record_options.stage_paths(given),
         keep_text=given["keep_text"],

@@ -93,6 +93,13 @@ def trace_options(command: C) -> C:
     """The options that say what is traced and what becomes of it."""
     options = (
         click.option("--detail", type=click.Choice(DETAILS), default="stage"),
+        click.option(
+            "--every",
+            type=click.IntRange(min=1),
+            metavar="N",
+            default=1,
+            help="Tell the modules and layers of one decode step in N only.",
+        ),
         click.option("--stage", "stages", multiple=True, metavar="NAME=PATH", help="Say where a stage is. Repeatable."),
         click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Store a label. Repeatable."),
         click.option(
