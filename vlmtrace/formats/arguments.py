@@ -97,13 +97,14 @@ class SpanArguments:
         """The arguments of span ``row``, whose slice is called ``title``; host times count from the origin, in ns."""
         spans, origin = self._spans, self._origin
         name_at = spans.name[row]
+        parent, generation, number = spans.parent[row], spans.generation[row], spans.number[row]
         made: dict[str, int | str] = {ID: row}
-        if spans.parent[row] != NONE:
-            made[PARENT] = spans.parent[row]
-        if spans.generation[row] != NONE:
-            made[GENERATION] = spans.generation[row]
-        if spans.number[row] != NONE:
-            made[self._number_key[name_at]] = spans.number[row]
+        if parent != NONE:
+            made[PARENT] = parent
+        if generation != NONE:
+            made[GENERATION] = generation
+        if number != NONE:
+            made[self._number_key[name_at]] = number
         made[HOST_BEGIN] = spans.host_begin[row] - origin
         made[HOST_END] = spans.host_end[row] - origin
         if spans.flags[row]:
@@ -111,7 +112,9 @@ class SpanArguments:
         name = spans.strings[name_at]
         if names.full(title) != name:
             made[NAME] = name
-        for at in range(self._first[row], self._first[row + 1]):
-            number, value = self._key_at[at], self._value_at[at]
-            made[self._keys[number]] = spans.strings[value] if self._text[number] else value
+        first, behind = self._first[row], self._first[row + 1]
+        if first != behind:
+            for at in range(first, behind):
+                key, value = self._key_at[at], self._value_at[at]
+                made[self._keys[key]] = spans.strings[value] if self._text[key] else value
         return made

@@ -9,6 +9,7 @@ defines it.
 from __future__ import annotations
 
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -124,7 +125,7 @@ class _Interned:
     """Numbers for text that recurs; text met for the first time is queued for the next packet of definitions."""
 
     def __init__(self) -> None:
-        self._tables: dict[str, dict[str, int]] = {}
+        self._tables: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._new: Any = TracePacket(trusted_packet_sequence_id=_SEQUENCE, sequence_flags=_LATER)
         self.pending = False
 
@@ -141,7 +142,7 @@ class _Interned:
         return self._number("debug_annotation_string_values", text)
 
     def _number(self, table: str, text: str) -> int:
-        numbers = self._tables.setdefault(table, {})
+        numbers = self._tables[table]
         number = numbers.get(text)
         if number is None:
             number = numbers[text] = len(numbers) + 1
@@ -273,8 +274,8 @@ class _Packets:
             if one.flow is not None:
                 flows = begin.event.flow_ids if one.derived else begin.event.terminating_flow_ids
                 flows.append(one.flow)
-        event = begin.event
-        begin.packet.timestamp = one.begin - self.base
+        event, packet = begin.event, begin.packet
+        packet.timestamp = one.begin - self.base
         event.track_uuid = self.uuids[one.row]
         event.name_iid = self.interned.name(one.title)
         if one.flow is not None:
@@ -284,7 +285,7 @@ class _Packets:
                 annotation.int_value = value
             else:
                 annotation.string_value_iid = self.interned.value(value)
-        return begin.packet
+        return packet
 
     def _counters(self) -> Iterator[bytes]:
         packet: Any = TracePacket(trusted_packet_sequence_id=_SEQUENCE, sequence_flags=_LATER)
