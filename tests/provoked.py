@@ -52,6 +52,11 @@ def _provoked_by_times(good: Recording) -> Iterator[tuple[Slug, str, Recording]]
     wide = replace(good, clocks=tuple(replace(clock, bound_ns=3 * MS) for clock in clocks))
     yield Slug.FEW_REPEATS, "fewer than five generations are counted", few
     yield Slug.WARM_UP_DRIFT, "like generations get longer or shorter, surely and by more than 5 %", drifting
+    host = next(at for at, track in enumerate(good.tracks) if track.kind == "host")
+    step = next(good.spans.named(names.STEP))
+    graphs = NewSpan(names.CAPTURE, host, (step.begin, step.begin + MS), generation=0)
+    compiling = rebuilt(good, more=(graphs,))
+    yield Slug.COMPILED_IN_REPEATS, "the compiler was at work in a timed generation", compiling
     yield Slug.OUTLIER_STEPS, "steps are longer than three times the median of their like", spiky
     held = with_generation(good, 1, device_state={"throttled_by": ["sw_power_cap"]})
     slow = with_generation(good, 1, device_state={"sm_clock_mhz": 345, "max_sm_clock_mhz": 1980})

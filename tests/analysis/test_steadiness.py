@@ -53,6 +53,30 @@ def with_host_span(made: Recording, name: str, begin: int, end: int, *, rank: in
     return rebuilt(replace(made, tracks=tracks), more=(NewSpan(name, len(made.tracks), (at + begin, at + end)),))
 
 
+def busy(made: Recording, *generations: int, name: str = names.CAPTURE) -> Recording:
+    """``made`` with the compiler at work in these generations, for as many ms as their number."""
+    begins = {g: next(s.begin for s in made.spans if s.generation == g) for g in generations}
+    spans = (NewSpan(name, 0, (at, at + (g + 1) * MS), generation=g) for g, at in begins.items())
+    return rebuilt(made, more=tuple(spans))
+
+
+@pytest.mark.parametrize("name", [names.CAPTURE, names.COMPILE])
+def test_generations_that_compile_or_capture_are_left_out(name: str) -> None:
+    made = busy(recording(*(QUEUED,) * 6), 0, 2, name=name)
+    summary = summarise(made)
+    assert [one.generation.index for one in summary.counted] == [1, 3, 4, 5]
+    assert summary.counts.left_out == {"compiling": 2}
+    assert found(made)[Slug.COMPILED_IN_REPEATS].evidence == (
+        "2 of 6 timed generations compiled or captured graphs, for up to 3 ms: left out"
+    )
+
+
+def test_where_every_generation_compiles_all_are_counted_and_it_is_said() -> None:
+    made = busy(recording(*(QUEUED,) * 3), 0, 1, 2)
+    assert len(summarise(made).counted) == 3
+    assert found(made)[Slug.COMPILED_IN_REPEATS].evidence.endswith(": counted, for want of others")
+
+
 def test_generations_that_get_faster_and_faster_ask_for_more_warm_up() -> None:
     finding = found(lasting(60, 55, 50, 45, 40, 35))[Slug.WARM_UP_DRIFT]
     assert finding.evidence == (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
+import types
 
 import pytest
 import torch
@@ -42,6 +44,38 @@ def test_nothing_is_seen_after_it_was_removed() -> None:
     gc.collect()
     assert seen.seen == []
     assert gc.callbacks == before
+
+
+class Manager:
+    """Stands where torch's manager of CUDA graphs does."""
+
+    def run_eager(self, graph: str) -> str:
+        return f"ran {graph}"
+
+    def record_function(self, graph: str) -> str:
+        raise RuntimeError(graph)
+
+
+def test_a_graph_being_captured_is_seen_once_its_manager_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = FakeHost(start=0, tick=10)
+    seen = Disturbances(host.now, shortest_ns=0)
+    seen.install()
+    Manager().run_eager("before")
+    trees = types.ModuleType("torch._inductor.cudagraph_trees")
+    trees.CUDAGraphTreeManager = Manager  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, trees.__name__, trees)
+    seen.watch_compiler()
+    seen.watch_compiler()
+    assert Manager().run_eager("a graph") == "ran a graph"
+    with pytest.raises(RuntimeError, match="another"):
+        Manager().record_function("another")
+    seen.remove()
+    Manager().run_eager("after")
+    captures = [d for d in seen.seen if d.name == names.CAPTURE]
+    assert [d.args["trigger"] for d in captures] == ["graph warm-up", "graph"]
+    assert all(d.end - d.begin == 10 for d in captures)
+    assert Manager.run_eager.__name__ == "run_eager"
+    assert not hasattr(Manager.run_eager, "__wrapped__")
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ class Slug(StrEnum):
     ONE_TOKEN_OUTPUT = "one-token-output"
     FEW_REPEATS = "few-repeats"
     WARM_UP_DRIFT = "warm-up-drift"
+    COMPILED_IN_REPEATS = "compiled-in-repeats"
     OUTLIER_STEPS = "outlier-steps"
     THROTTLED = "throttled"
     LOW_CLOCKS = "low-clocks"

@@ -162,6 +162,7 @@ _FINDERS: Final[tuple[Callable[[Case], Finding | None], ...]] = (
     _one_token_output,
     _few_repeats,
     steadiness.warm_up_drift,
+    steadiness.compiled_in_repeats,
     steadiness.outlier_steps,
     hardware.throttled,
     hardware.low_clocks,

@@ -13,11 +13,11 @@ from vlmtrace.analysis.measured import Measured
 from vlmtrace.analysis.stats import median, percentile
 from vlmtrace.analysis.trend import trend
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import Recording
+from vlmtrace.timeline.recording import TIMED, Recording
 from vlmtrace.timeline.spans import Span
 from vlmtrace.units import duration_text
 
-__all__ = ["DRIFT_FROM", "OUTLIER_FROM", "SURE", "outlier_steps", "warm_up_drift"]
+__all__ = ["DRIFT_FROM", "OUTLIER_FROM", "SURE", "compiled_in_repeats", "outlier_steps", "warm_up_drift"]
 
 DRIFT_FROM: Final = 0.05
 """A drift is told where ``generate`` changes by more than this from the first to the last of like generations …"""
@@ -31,6 +31,7 @@ _ENOUGH_STEPS: Final = 5
 _CAUSES: Final = {
     names.GC: "call gc.freeze() after warm-up, or gc.disable() around the timed calls",
     names.COMPILE: "raise --warmup, so that every shape is compiled before it is timed",
+    names.CAPTURE: "raise --warmup, so that every graph is captured before it is timed",
 }
 
 _Interval: TypeAlias = tuple[int, int]
@@ -51,6 +52,22 @@ def warm_up_drift(case: Case) -> Finding | None:
         f"generate gets {abs(found.change) * 100:.0f} % {'shorter' if falling else 'longer'} from the first to the "
         f"last of {counted_text(len(alike), 'like generation')} (Theil–Sen; Kendall p {_p_text(found.p)})",
         "raise --warmup" if falling else "look for a GPU that heats up and clocks down, or memory that fills",
+    )
+
+
+def compiled_in_repeats(case: Case) -> Finding | None:
+    """Timed generations in which the compiler was at work; they are counted only where there are no others."""
+    timed = [one for one in case.measured if one.complete and one.generation.role == TIMED]
+    compiling = [one for one in timed if one.compiled_ns]
+    if not compiling:
+        return None
+    longest = duration_text(max(one.compiled_ns for one in compiling))
+    kept = "counted, for want of others" if len(compiling) == len(timed) else "left out"
+    return Finding(
+        Slug.COMPILED_IN_REPEATS,
+        f"{len(compiling):,} of {counted_text(len(timed), 'timed generation')} compiled or captured graphs, for up to "
+        f"{longest}: {kept}",
+        "raise --warmup, so that all is compiled and captured before it is timed",
     )
 
 

@@ -17,7 +17,7 @@ from vlmtrace.analysis.rows import Range, StageRow, stage_rows
 from vlmtrace.analysis.stats import median, percentile, ratio
 from vlmtrace.analysis.stretches import HostBound, host_bound
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import Json, Lowered, Recording, SyncSite, TracedModel
+from vlmtrace.timeline.recording import TIMED, Json, Lowered, Recording, SyncSite, TracedModel
 
 __all__ = ["Counts", "Figure", "Summary", "Tracing", "summarise"]
 
@@ -34,9 +34,9 @@ class Figure:
 class Counts:
     """What was counted: ``left_out`` and ``roles`` count generations by role.
 
-    ``left_out`` has ``warmup``, ``cold`` and ``incomplete``. ``roles`` are those of the counted ones: other than
-    ``timed`` only where no timed one was complete. The ranges are ``None`` where the recording does not know;
-    ``new_tokens`` is per sequence, until end-of-sequence.
+    ``left_out`` has ``warmup``, ``cold``, ``compiling`` and ``incomplete``. ``roles`` are those of the counted
+    ones: other than ``timed`` only where no timed one was complete. The ranges are ``None`` where the recording does
+    not know; ``new_tokens`` is per sequence, until end-of-sequence.
     """
 
     generations: int
@@ -134,7 +134,7 @@ def summarise(recording: Recording) -> Summary:
 def _counts(measured: Sequence[Measured], chosen: Sequence[Measured]) -> Counts:
     kept = {one.generation.index for one in chosen}
     left_out = [one for one in measured if one.generation.index not in kept]
-    why = Counter(one.generation.role if one.complete else "incomplete" for one in left_out)
+    why = Counter(map(_why_left_out, left_out))
 
     def given(key: str) -> Range | None:
         values = (one.generation.inputs.get(key) for one in chosen)
@@ -151,6 +151,12 @@ def _counts(measured: Sequence[Measured], chosen: Sequence[Measured]) -> Counts:
         prompt_tokens=given("prompt_tokens"),
         new_tokens=_range(count for one in chosen for count in one.generation.new_tokens),
     )
+
+
+def _why_left_out(one: Measured) -> str:
+    if not one.complete:
+        return "incomplete"
+    return "compiling" if one.generation.role == TIMED else one.generation.role
 
 
 def _judgements(chosen: Sequence[Measured]) -> dict[str, Judgement]:

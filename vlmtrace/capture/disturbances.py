@@ -1,10 +1,11 @@
-"""Disturbances: what the host can see of why a step took long. Garbage collections and compilations, as they happen.
+"""Disturbances: what the host can see of why a step took long. Garbage collections, compilations, captures of graphs.
 
 They are kept apart from the tapes: a collection may begin in the middle of a mark.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 import threading
@@ -19,13 +20,20 @@ __all__ = ["Disturbance", "Disturbances"]
 
 _DYNAMO: Final = "torch._dynamo.callback"
 
+_CALLS: Final = (
+    ("torch._inductor.cudagraph_trees", "CUDAGraphTreeManager", "run_eager", names.CAPTURE, "graph warm-up"),
+    ("torch._inductor.cudagraph_trees", "CUDAGraphTreeManager", "record_function", names.CAPTURE, "graph"),
+    ("torch._inductor.runtime.triton_heuristics", "CachingAutotuner", "autotune_to_one_config", names.COMPILE, "tune"),
+)
+"""What the compiler does at the first calls of what it has compiled: module, class, method, and what it is told as."""
+
 _SHORTEST_NS: Final = 50_000
 """A collection or compilation shorter than this explains no outlier, and young generations are collected often."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """``name`` is ``names.GC`` or ``names.COMPILE``; ``begin`` and ``end`` are host times in ns of thread ``thread``.
+    """``name`` is ``names.GC``, ``COMPILE`` or ``CAPTURE``; ``begin`` and ``end`` are host times in ns of ``thread``.
 
     ``args`` say more: the collector's generation and how much it collected, or what set the compiler off.
     """
@@ -46,6 +54,7 @@ class Disturbances:
         self._now = now
         self._begun: dict[tuple[str, int], int] = {}
         self._dynamo: Any = None
+        self._wrapped: dict[tuple[type, str], Any] = {}
 
     def install(self) -> None:
         gc.callbacks.append(self._on_collection)
@@ -57,17 +66,34 @@ class Disturbances:
             self._dynamo.remove_start_callback(self._on_compile_start)
             self._dynamo.remove_end_callback(self._on_compile_end)
             self._dynamo = None
+        for (owner, method), original in self._wrapped.items():
+            setattr(owner, method, original)
+        self._wrapped.clear()
 
     def watch_compiler(self) -> None:
-        """Listen to dynamo if it has been loaded by now; loading it takes seconds, and most programs never need it."""
-        module = sys.modules.get(_DYNAMO)
-        if self._dynamo is not None or module is None:
-            return
-        handler = getattr(module, "callback_handler", None)
-        if handler is not None and hasattr(handler, "remove_start_callback"):
+        """Listen to the compiler if it has been loaded by now; that takes seconds, and most programs never need it."""
+        handler = getattr(sys.modules.get(_DYNAMO), "callback_handler", None)
+        if self._dynamo is None and handler is not None and hasattr(handler, "remove_start_callback"):
             handler.register_start_callback(self._on_compile_start)
             handler.register_end_callback(self._on_compile_end)
             self._dynamo = handler
+        for name, owner_name, method, told, trigger in _CALLS:
+            owner = getattr(sys.modules.get(name), owner_name, None)
+            original = getattr(owner, method, None)
+            if isinstance(owner, type) and original is not None and (owner, method) not in self._wrapped:
+                self._wrapped[owner, method] = original
+                setattr(owner, method, self._around(original, told, trigger))
+
+    def _around(self, original: Any, name: str, trigger: str) -> Any:
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._begin(name)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._end(name, {"trigger": trigger})
+
+        return call
 
     def _on_collection(self, phase: str, info: Mapping[str, int]) -> None:
         if phase == "start":

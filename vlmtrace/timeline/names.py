@@ -12,6 +12,7 @@ from typing import Final
 __all__ = [
     "ANCHOR",
     "CALIBRATE",
+    "CAPTURE",
     "COMPILE",
     "DECODE",
     "DETOKENIZE",
@@ -81,6 +82,8 @@ RECORDING: Final = "recording"
 WARMUP: Final = "warmup"
 GC: Final = "gc"
 COMPILE: Final = "compile"
+CAPTURE: Final = "capture"
+"""CUDA graphs being warmed up and recorded, which happens once a graph, in the calls after its compilation."""
 
 KINDS: Final = (
     GENERATE,
@@ -104,6 +107,7 @@ KINDS: Final = (
     RECORDING,
     GC,
     COMPILE,
+    CAPTURE,
 )
 KIND_OF: Final = {name: kind for kind, name in enumerate(KINDS)}
 RESERVED: Final = frozenset((*KINDS, REQUEST, PREFILL_CHUNK, DECODE, GAP, *OTHER_PARTS))
