@@ -77,6 +77,7 @@ _TRACK_OF: Final = {
     names.WAIT: "host",
     names.GC: "host",
     names.COMPILE: "host",
+    names.CAPTURE: "host",
 }
 
 
