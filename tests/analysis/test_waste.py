@@ -66,6 +66,13 @@ def test_visions_that_images_or_videos_may_explain_are_not_repeated(inputs: dict
     assert Slug.VISION_REPEATED not in found(with_more_visions(2, **inputs))
 
 
+def test_a_projector_that_runs_apart_from_its_encoder_looks_at_nothing_again() -> None:
+    made = recording(*[QUEUED] * 5)
+    looks = [replace(within(made, span, 0), args={"encoder_ns": MS}) for span in made.spans.named(names.PREFILL)]
+    projects = [within(made, span, 2 * MS) for span in made.spans.named(names.PREFILL)]
+    assert Slug.VISION_REPEATED not in found(with_inputs(rebuilt(made, more=(*looks, *projects)), images=1))
+
+
 @pytest.mark.parametrize("vision_inside", [False, True])
 def test_one_vision_for_one_image_is_as_it_should_be(vision_inside: bool) -> None:
     assert found(recording(*[replace(QUEUED, vision_inside=vision_inside)] * 5)) == {}

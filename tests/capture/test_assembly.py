@@ -102,6 +102,25 @@ def test_vision_calls_never_join_across_a_prefills_border() -> None:
     assert tree(child(made, "prefill")) == ["prefill", ["vision", "vision.projector"]]
 
 
+def test_a_projector_apart_from_its_encoder_is_vision_too() -> None:
+    script = Script().enter("generate").call("vision", "vision.encoder").enter("prefill").call("vision.projector")
+    made = script.leave("prefill").token().leave("generate").stages()
+    assert tree(child(made, "prefill")) == ["prefill", ["vision", "vision.projector"]]
+
+
+def test_a_projector_of_a_feature_call_that_forwards_ask_for_something_else_is_no_vision_there() -> None:
+    script = Script().enter("generate").call("vision", "vision.encoder", "vision.projector")
+    script.enter("prefill").call("vision.projector").leave("prefill").token()
+    made = script.enter("decode.step").call("vision.projector").leave("decode.step").leave("generate").stages()
+    assert [node.name for node in made.walk()].count("vision") == 1
+    assert child(made, "prefill").children == child(made, "decode.step").children == []
+
+
+def test_a_projector_that_runs_without_any_encoder_saw_no_image() -> None:
+    script = Script().enter("generate").enter("prefill").call("vision.projector").leave("prefill").token()
+    assert "vision" not in [node.name for node in script.leave("generate").stages().walk()]
+
+
 def test_one_token_leaves_no_decode_and_splits_the_rest_at_the_token() -> None:
     made = Script().enter("generate").call("prefill", number=7).token().leave("generate").stages()
     assert children(made) == ["other.setup", "prefill", "other.first_token", "other.tail"]

@@ -20,8 +20,8 @@ def vision_repeated(case: Case) -> Finding | None:
         return None
     inside = sum(len(one.stages.vision_in_decode) for one in again)
     steps = sum(len(one.stages.steps) for one in again)
-    most = max(again, key=lambda one: len(one.stages.vision) + len(one.stages.vision_in_decode))
-    spans, images = len(most.stages.vision), most.generation.inputs.get("images")
+    most = max(again, key=lambda one: _looks(one) + len(one.stages.vision_in_decode))
+    spans, images = _looks(most), most.generation.inputs.get("images")
     evidence = (
         f"vision ran {counted_text(inside, 'time')} inside {counted_text(steps, 'decode step')}"
         if inside
@@ -32,6 +32,12 @@ def vision_repeated(case: Case) -> Finding | None:
         f"{evidence} (generation #{most.generation.index})",
         "keep the cache on (use_cache=True)" if inside else "hand all images over in one call, or keep their features",
     )
+
+
+def _looks(one: Measured) -> int:
+    """How often an image was looked at: a projector that runs apart from its encoder looks at nothing again."""
+    encoded = sum("encoder_ns" in span.args for span in one.stages.vision)
+    return encoded or len(one.stages.vision)
 
 
 def _more_than_images(one: Measured) -> bool:
@@ -49,7 +55,7 @@ def _more_than_images(one: Measured) -> bool:
         if "pixel" in name and isinstance(shape, list):
             # All but channels, height and width count pictures: (batch, tiles, channels, height, width).
             most = max(most, prod(size for size in shape[:-3] if isinstance(size, int)))
-    return len(one.stages.vision) > most
+    return _looks(one) > most
 
 
 def prefill_recomputed(case: Case) -> Finding | None:

@@ -22,8 +22,10 @@ Mark = tuple[int, int]
 """(axis, host), both in ns."""
 
 _FORWARDS: Final = frozenset((names.PREFILL, names.STEP))
-_STAGES: Final = frozenset(names.KINDS)
+_STAGES: Final = frozenset(names.KINDS) - {names.DRAFT}
 _LOOSE_VISION: Final = frozenset((names.ENCODER, names.PROJECTOR))
+_LOOKS: Final = frozenset((names.VISION, names.ENCODER))
+_SEES: Final = _LOOKS | _LOOSE_VISION
 
 
 @dataclass(slots=True)
@@ -106,6 +108,7 @@ def stage_tree(generate: Node, detail: str) -> Node:
     raw = list(_hoisted(generate.children))
     generate.children = [node for node in raw if node.name in _STAGES]
     mine = [node for node in raw if node.name not in _STAGES]
+    _drop_idle_projectors(generate)
     _join_vision(generate)
     for node in generate.children:
         if node.name in _FORWARDS:
@@ -128,6 +131,29 @@ def _hoisted(children: Sequence[Node]) -> Iterator[Node]:
             inner = list(_hoisted(node.children))
             node.children = [child for child in inner if child.name not in _STAGES]
             yield from (child for child in inner if child.name in _STAGES)
+
+
+def _drop_idle_projectors(generate: Node) -> None:
+    """Leave out projector calls that saw no image: of a projector that a feature call runs, or before any encoder ran.
+
+    Gemma 3n asks its projector for the embeddings of its image tokens in every forward, with an image or without one.
+    """
+    parents = (generate, *(node for node in generate.children if node.name in _FORWARDS))
+    features = [node for parent in parents for node in parent.children if node.name == names.VISION]
+    featured = {inner.number for node in features for inner in node.walk() if inner.name == names.PROJECTOR}
+    looked = False
+
+    def kept(children: Sequence[Node]) -> Iterator[Node]:
+        nonlocal looked
+        for node in children:
+            looked = looked or node.name in _LOOKS
+            if node.name in _FORWARDS and any(inner.name in _SEES for inner in node.children):
+                node.children = list(kept(node.children))
+            if node.name != names.PROJECTOR or (looked and node.number not in featured):
+                yield node
+
+    if any(node.name == names.PROJECTOR for parent in parents for node in parent.children):
+        generate.children = list(kept(generate.children))
 
 
 def _join_vision(parent: Node) -> None:

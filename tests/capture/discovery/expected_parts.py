@@ -33,6 +33,7 @@ _BLIP = {
 _TEXT_MODEL = {"language_model": "model.text_model", "layers": "model.text_model.layers"}
 _CORE = {"language_model": "model", "layers": "model.layers"}
 _IMAGES = "model.get_image_features"
+_TOKENISER = "model.vqmodel.encoder model.vqmodel.quant_conv model.vqmodel.quantize"
 _BOTH = f"{_IMAGES} model.get_video_features"
 
 TINY = {
@@ -95,10 +96,10 @@ BARE = {
         "text_decoder.cls.predictions.decoder",
         "",
     ),
-    "chameleon": Expected("model.vqmodel", **_CORE),
+    "chameleon": Expected(_TOKENISER, **_CORE),
     "cohere2_vision": Expected("model.vision_tower", "model.multi_modal_projector"),
     "deepseek_vl": Expected("model.vision_model", "model.aligner"),
-    "emu3": Expected("model.vqmodel", **_TEXT_MODEL),
+    "emu3": Expected(_TOKENISER, **_TEXT_MODEL),
     "ernie4_5_vl_moe": Expected("model.vision_tower", "model.resampler_model", methods=_BOTH),
     "florence2": Expected(
         "model.vision_tower", "model.multi_modal_projector", layers="model.language_model.decoder.layers"

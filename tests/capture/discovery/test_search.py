@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.capture.discovery.expected_parts import BARE, TINY, found_in, lists
 from tests.models import NAMES, TEXT_ONLY, bare, build
+from tests.tiny import models as tiny
 from vlmtrace.capture.discovery.anatomy import Anatomy, Part
 from vlmtrace.capture.discovery.search import discover
 from vlmtrace.timeline import names
@@ -159,9 +160,42 @@ def test_a_tower_that_is_none_is_named() -> None:
     assert len(anatomy.layers) == 2
 
 
-def test_a_module_used_only_through_one_of_its_methods_is_noted() -> None:
+def test_a_tokeniser_is_traced_by_what_its_encode_runs_since_its_own_forward_never_does() -> None:
     anatomy = discover(bare("chameleon"))
-    assert anatomy.notes == ("model.vqmodel is called through encode(): its own forward never runs",)
+    assert [part.how for part in anatomy.encoders] == ["touched by encode() of model.vqmodel"] * 3
+    assert anatomy.vision_layers[0].path == "model.vqmodel.encoder.down.0"
+    assert anatomy.notes == ()
+
+
+class _Opaque(nn.Module):
+    """A tower without children, used through a method of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 3))
+
+    def look(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels @ self.weight
+
+
+def test_a_tower_of_which_only_a_method_runs_and_no_module_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bare("paligemma")
+    model.model.vision_tower = _Opaque()
+    monkeypatch.setattr(type(model.model), "get_image_features", lambda self, pixels: self.vision_tower.look(pixels))
+    assert "model.vision_tower is called through look(): its own forward never runs" in discover(model).notes
+
+
+def test_in_an_encoder_of_words_and_image_only_the_patches_are_vision_and_that_is_said() -> None:
+    anatomy = discover(tiny.build("udop").model)
+    assert [(part.path, part.guess) for part in anatomy.encoders] == [("encoder.embed_patches", True)]
+    assert anatomy.notes == (
+        "encoder reads the image and words together: it runs before prefill and has no stage of its own",
+    )
+
+
+def test_a_projector_that_is_named_without_any_encoder_is_noted() -> None:
+    anatomy = discover(build("llama").model, {"vision.projector": ["lm_head"]})
+    assert "name it too (--stage vision=PATH)" in " ".join(anatomy.notes)
 
 
 def test_a_core_called_through_forward_is_noted_and_its_first_block_is_the_entry() -> None:

@@ -59,8 +59,13 @@ def _notes(language: LanguageSide, vision: VisionSide) -> Iterator[str]:
             yield "no vision part found: traced as a text-only model"
     if not language.layers:
         yield "no decoder blocks found"
+    if vision.encoders and vision.joint is not None:
+        yield f"{vision.joint} reads the image and words together: it runs before prefill and has no stage of its own"
+    if vision.projectors and not vision.encoders:
+        yield "a projector is shown where an encoder runs, and there is none: name it too (--stage vision=PATH)"
     for part in (*vision.encoders, *vision.projectors):
-        calls = [t.via for t in (*vision.featured, *vision.running.touches) if peel(t.module) is peel(part.module)]
+        touches = [t for t in (*vision.featured, *vision.running.touches) if peel(t.module) is peel(part.module)]
+        calls = [t.via for t in touches if not t.reads]
         if calls and all(calls):
             yield f"{part.path} is called through {calls[0]}(): its own forward never runs"
     for path, module in tree.modules.items():

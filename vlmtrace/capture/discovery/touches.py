@@ -62,11 +62,15 @@ def _chains(code: CodeType, this: str) -> tuple[tuple[str, ...], ...]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Touch:
-    """A submodule that the method ``where`` uses; ``via`` is what it calls on it, ``""`` for the module itself."""
+    """A submodule that the method ``where`` uses; ``via`` is what it calls on it, ``""`` for the module itself.
+
+    ``reads`` tells that nothing is called: an attribute of the module is looked at.
+    """
 
     module: nn.Module
     via: str
     where: str
+    reads: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -109,7 +113,8 @@ class Reach:
                 return
             inner = peel(child)
             if id(inner) not in self.trunk:
-                self.touches.append(Touch(child, _called(inner, chain[position + 1 :]), method))
+                rest = chain[position + 1 :]
+                self.touches.append(Touch(child, _called(inner, rest), method, _is_read(inner, rest)))
                 return
             at = inner
         if at is not owner:
@@ -121,6 +126,13 @@ def _called(module: nn.Module, rest: tuple[str, ...]) -> str:
     name = rest[0] if rest else ""
     own = not hasattr(nn.Module, name) and isinstance(_class_attribute(type(module), name), FunctionType)
     return name if own else ""
+
+
+def _is_read(module: nn.Module, rest: tuple[str, ...]) -> bool:
+    """Whether ``self.module.rest`` is an attribute: no method, no child, and nothing that every module has."""
+    if not rest or rest[0] in module._modules or hasattr(nn.Module, rest[0]):
+        return False
+    return not isinstance(_class_attribute(type(module), rest[0]), FunctionType)
 
 
 def reach(owner: nn.Module, method: str, trunk: Collection[int], stop: Collection[tuple[int, str]] = ()) -> Reach:

@@ -28,6 +28,7 @@ __all__ = ["VisionSide"]
 
 _PROJECTOR: Final = re.compile(r"proj|merger|adapter|connector|align|resampl|pool|qformer|downsample|neck")
 _INNER: Final = re.compile(r"merger|adapter|connector|projector|downsample|pooling_2d")
+_PATCHES: Final = re.compile(f"{VISION.pattern}|patch")
 _SEEN: Final = frozenset(("image", "video"))
 _PIXELS: Final = frozenset(("pixel_values", "flattened_patches", "pixel_values_videos"))
 
@@ -39,6 +40,8 @@ class VisionSide:
         self.language = language
         self.tree = language.tree
         self.given = language.given
+        self.joint: str | None = None
+        """The path of an encoder that reads words and image together, once :attr:`encoders` has been asked for."""
 
     @cached_property
     def feature_methods(self) -> tuple[FeatureMethod, ...]:
@@ -100,7 +103,21 @@ class VisionSide:
                 found.setdefault(path, Part(touch.module, path, f"touched by {touch.where}"))
         if not found:
             found = {part.path: part for part in self._fallback_encoder()}
-        return tuple(leaf for part in found.values() for leaf in unfolded(part))
+        return tuple(leaf for part in found.values() for inner in self._running_parts(part) for leaf in unfolded(inner))
+
+    def _running_parts(self, part: Part) -> Iterable[Part]:
+        """``part``, or what runs of it where only a method of its own is called and never its forward.
+
+        An image tokeniser is such a part: ``encode()`` runs its encoder and its quantiser, and its decoder never runs.
+        """
+        vias = {t.via for t in (*self.featured, *self.running.touches) if t.module is part.module and not t.reads}
+        if len(vias) != 1 or "" in vias:
+            return (part,)
+        (via,) = vias
+        inner = peel(part.module)
+        touched = {id(t.module): t for t in reach(inner, via, {id(inner)}).touches if _has_weights(t.module)}
+        how = f"touched by {via}() of {part.path}"
+        return [Part(t.module, self._path(t), how, part.guess) for t in touched.values() if not t.reads] or (part,)
 
     def _asked_encoder(self) -> Part | None:
         path = self.tree.path_of(ask(self.language.body, "get_encoder", "image"))
@@ -120,12 +137,25 @@ class VisionSide:
                 return (Part(touch.module, path, f"touched by {touch.where}, named {_name(path)}", guess=True),)
         encoder = self.tree.path_of(ask(self.language.body, "get_encoder"))
         encoder = encoder if encoder != self.language.body_path else self._child_named_encoder()
-        if encoder and self._may_see(encoder) and _takes_pixels(self.language.body, self.tree.modules[encoder]):
-            return (Part(self.tree.modules[encoder], encoder, "get_encoder()"),)
+        if encoder and _takes_pixels(self.language.body, self.tree.modules[encoder]):
+            if self._may_see(encoder):
+                return (Part(self.tree.modules[encoder], encoder, "get_encoder()"),)
+            if found := self._eye_of(encoder):
+                return (found,)
         for path, module in self.tree.below(self.language.body_path):
             if _sees_only(module) and self._may_see(path):
                 return (Part(module, path, f"takes pixels, a {type(peel(module)).__name__}", guess=True),)
         return ()
+
+    def _eye_of(self, encoder: str) -> Part | None:
+        """In an encoder that reads words and image together: what makes embeddings of the image."""
+        module = peel(self.tree.modules[encoder])
+        for touch in reach(module, "forward", {id(module)}).touches:
+            path = self._path(touch)
+            if _PATCHES.search(_name(path)) and _has_weights(touch.module):
+                self.joint = encoder
+                return Part(touch.module, path, f"named {_name(path)}, touched by forward of {encoder}", guess=True)
+        return None
 
     def _child_named_encoder(self) -> str | None:
         return self.tree.path_of(self.language.body._modules.get("encoder"))
@@ -134,8 +164,18 @@ class VisionSide:
         """Whether the module at ``path`` can be an encoder: weights, and neither words, hearing nor blocks in it."""
         if id(peel(self.tree.modules[path])) in self.language.trunk or SOUND.search(path):
             return False
-        words = [self._words, *(part.path for part in self.language.layers[:1])]
-        return _has_weights(self.tree.modules[path]) and not any(w is not None and within(w, path) for w in words)
+        module = self.tree.modules[path]
+        blocks = (part.path for part in self.language.layers[:1])
+        return _has_weights(module) and not self._reads_words(module) and not any(within(at, path) for at in blocks)
+
+    def _reads_words(self, module: nn.Module) -> bool:
+        """Whether an embedding of the words' own size is inside: the same one, or one whose weights are tied to it."""
+        words = None if self._words is None else peel(self.tree.modules[self._words])
+        size = getattr(getattr(words, "weight", None), "shape", None)
+        tables = (peel(inner) for inner in module.modules())
+        return any(
+            table is words or (isinstance(table, nn.Embedding) and table.weight.shape == size) for table in tables
+        )
 
     @cached_property
     def _words(self) -> str | None:
