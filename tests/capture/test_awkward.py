@@ -82,6 +82,24 @@ def test_drafts_are_neither_prefills_nor_tokens(draft: str) -> None:
     assert recording.generations[0].new_tokens == (8,)
 
 
+def test_drafts_lie_on_a_track_of_their_own_and_each_step_tells_what_it_let_pass() -> None:
+    tiny = own("llama")
+    with vlmtrace.trace(tiny.model) as session:
+        generate(tiny, max_new_tokens=8, assistant_model=tiny.model.__class__(tiny.model.config))
+        generate(tiny, max_new_tokens=8, prompt_lookup_num_tokens=2)
+        generate(tiny)
+    spans = session.recording.spans
+    drafts = list(spans.named(names.DRAFT))
+    assert {(d.generation, session.recording.tracks[d.track].kind) for d in drafts} == {(0, "drafts")}
+    forwards = {g: [s for s in spans if s.generation == g and s.name in (names.PREFILL, names.STEP)] for g in range(3)}
+    assert len(drafts) == len([f for f in forwards[0] if f.args["proposed"]])
+    for number in (0, 1):
+        told = [f.args for f in forwards[number]]
+        assert all(0 <= args["accepted"] <= args["proposed"] for args in told)
+        assert sum(args["accepted"] + 1 for args in told) == 8
+    assert all("proposed" not in f.args for f in forwards[2])
+
+
 def test_a_prefill_counts_only_what_the_cache_does_not_hold() -> None:
     tiny = own("llama")
 

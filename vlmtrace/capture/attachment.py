@@ -20,6 +20,7 @@ from torch import nn
 
 from vlmtrace.capture.boundaries import (
     COMPILED,
+    candidates,
     compiled_call,
     compiled_entry,
     compiled_forward,
@@ -188,6 +189,7 @@ class Attachment:
     def _wrap_generating(self, module: nn.Module) -> None:
         self._wrap(module, "_prefill", prefill)
         self._wrap(module, "_get_logits_processor", logits_processor)
+        self._wrap(module, "_get_candidate_generator", candidates)
         self._wrap(module, "_get_stopping_criteria", stopping_criteria)
         self._wrap(module, "get_compiled_call", functools.partial(compiled_call, self.drop_language_hooks))
 

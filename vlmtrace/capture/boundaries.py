@@ -18,6 +18,7 @@ from vlmtrace.timeline.spans import NONE
 
 __all__ = [
     "COMPILED",
+    "candidates",
     "compiled_call",
     "compiled_entry",
     "compiled_forward",
@@ -151,6 +152,9 @@ def _enter_forward(observed: Observed, args: Any, kwargs: Any) -> None:
         observed.detailed = observed.steps % observed.every == 0
         observed.listener.enter(_STEP, observed.steps)
         observed.steps += 1
+    if loop.drafted:
+        known = loop.prompt_tokens if observed.forward_kind == _PREFILL else 1
+        observed.proposed.append(max(0, _input_tokens(args, kwargs) - known))
     loop.seen_forward = loop.unmarked = True
 
 
@@ -200,6 +204,18 @@ def prefill(module: nn.Module, original: Callable[..., Any]) -> Callable[..., An
             return original(*args, **kwargs)
         finally:
             loop.in_prefill = False
+
+    return call
+
+
+def candidates(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+    """A wrap of ``_get_candidate_generator``: from here on tokens are proposed to this loop by others."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        observed = CURRENT.observed
+        if observed is not None and observed.loop.model is module:
+            observed.loop.drafted = True
+        return original(*args, **kwargs)
 
     return call
 

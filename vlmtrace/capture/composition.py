@@ -72,6 +72,7 @@ _TRACK_OF: Final = {
     names.LAYER: "layers",
     names.VISION_LAYER: "layers",
     names.TOKEN: "tokens",
+    names.DRAFT: "drafts",
     names.PREPROCESS: "host",
     names.DETOKENIZE: "host",
     names.WAIT: "host",
@@ -223,6 +224,7 @@ class _Composer:
         knows_cache = ended.uses_cache and ended.prompt_tokens > 0
         tokens = _number_tokens(generate, ended.prompt_tokens)
         _number_steps(generate, tokens, knows_cache)
+        _count_proposals(generate, tokens, ended.proposed)
         if ended.error is not None:
             _mark_unfinished(generate, tokens)
         prefill = next((node for node in generate.children if node.name == names.PREFILL), None)
@@ -371,6 +373,18 @@ def _number_steps(generate: Node, tokens: Sequence[Node], knows_cache: bool) -> 
             step.args["kv"] = tokens[before - 1].args["length"]
         if tokens:
             step.args["tokens"] = before
+
+
+def _count_proposals(generate: Node, tokens: Sequence[Node], proposed: Sequence[int]) -> None:
+    """In assisted decoding: how many tokens each forward was to judge, and how many of these it let pass.
+
+    ``proposed`` is one number for each forward in order, the prefill's included; a forward that accepted all but one
+    of what was appended after it drew that one itself.
+    """
+    forwards = [node for node in generate.walk() if node.name in (names.PREFILL, names.STEP)]
+    for forward, token, count in zip(forwards, tokens, proposed, strict=False):
+        forward.args["proposed"] = count
+        forward.args["accepted"] = int(token.args.get("appended", 1)) - 1
 
 
 def _mark_unfinished(generate: Node, tokens: Sequence[Node]) -> None:

@@ -45,6 +45,7 @@ class Ended:
     visual_tokens: int = 0
     uses_cache: bool = True
     beams: int = 1
+    proposed: tuple[int, ...] = ()
     inputs: dict[str, Json] = field(default_factory=dict)
     output: dict[str, Json] = field(default_factory=dict)
     tags: dict[str, Json] = field(default_factory=dict)
@@ -79,6 +80,7 @@ class Ended:
         self.prompt_tokens = observed.prompt_tokens
         self.visual_tokens = observed.visual_tokens or observed.projected_tokens
         self.uses_cache = getattr(config, "use_cache", None) is not False
+        self.proposed = tuple(observed.proposed)
         self.beams = getattr(config, "num_beams", None) or 1
         self.inputs = inputs
         if observed.prompt_tokens > 0:

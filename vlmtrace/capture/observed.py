@@ -20,6 +20,7 @@ __all__ = ["CURRENT", "Loop", "Observed"]
 class Loop:
     """One ``generate()`` in progress. ``model`` is whose forwards count in it, ``None`` in a helper's, where none do.
 
+    ``drafted`` says that tokens are proposed to it by others.
     It has ``begun`` when it has made its logits processors: what generates inside it from then on is a helper.
     ``unmarked`` says that a forward has run which no token has come of yet.
     """
@@ -30,6 +31,7 @@ class Loop:
     in_prefill: bool = False
     seen_forward: bool = False
     unmarked: bool = False
+    drafted: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +40,7 @@ class Observed:
 
     ``detailed`` says whether the layers of the forward in progress are told: those of a prefill are, and those of
     one step in ``every``. ``answers`` are the (prompt length, token ids) of each loop that has ended;
-    ``prompt_tokens`` is the first one's.
+    ``prompt_tokens`` is the first one's. ``proposed`` has how many tokens each forward of a drafted loop was to judge.
     """
 
     listener: Listener
@@ -55,6 +57,7 @@ class Observed:
     projected_tokens: int = 0
     mode: str = "eager"
     generation_config: Any = None
+    proposed: list[int] = field(default_factory=list)
     answers: list[tuple[int, torch.Tensor]] = field(default_factory=list)
 
     def end_loop(self, ids: torch.Tensor | None) -> None:

@@ -35,10 +35,12 @@ from vlmtrace.capture.surroundings import Surroundings
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import COLD, TIMED, WARMED, Json, Recording
+from vlmtrace.timeline.spans import NONE
 
 __all__ = ["Recorder", "RecorderOptions", "active"]
 
 _GENERATE: Final = names.KIND_OF[names.GENERATE]
+_DRAFT: Final = names.KIND_OF[names.DRAFT]
 _WARMUP: Final = names.KIND_OF[names.WARMUP]
 _WAIT: Final = names.KIND_OF[names.WAIT]
 _ROOM_BETWEEN_TOKENS: Final = {"stage": 64, "module": 128, "layer": 4096}
@@ -191,12 +193,16 @@ class Recorder:
         """
         outer = observed.loop
         observed.loop = Loop(None if outer.begun or outer.model is None else model)
+        if outer.drafted:
+            observed.listener.enter(_DRAFT, NONE)
         try:
             result = original(model, *args, **kwargs)
             observed.end_loop(outcome.generated_ids(result))
             return result
         finally:
             observed.loop = outer
+            if outer.drafted:
+                observed.listener.leave(_DRAFT)
 
     def _outermost(self, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
         plan = self.plans.of(model)

@@ -29,6 +29,7 @@ _CATEGORIES: Final = {
     "steps": "stage",
     "modules": "module",
     "layers": "layer",
+    "drafts": "draft",
     "tokens": "token",
     "spans": "user",
     "host": "host",

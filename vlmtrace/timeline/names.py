@@ -17,6 +17,7 @@ __all__ = [
     "DECODE",
     "DETOKENIZE",
     "DOMAIN",
+    "DRAFT",
     "ENCODER",
     "GAP",
     "GC",
@@ -74,6 +75,8 @@ OTHER_PARTS: Final = (OTHER_SETUP, OTHER_BETWEEN, OTHER_FIRST_TOKEN, OTHER_TAIL)
 LAYER: Final = "layer"
 LM_HEAD: Final = "lm_head"
 TOKEN: Final = "token"
+DRAFT: Final = "draft"
+"""A ``generate()`` of the assistant that proposes tokens, inside an assisted one."""
 DETOKENIZE: Final = "detokenize"
 WAIT: Final = "wait"
 ANCHOR: Final = "anchor"
@@ -108,6 +111,7 @@ KINDS: Final = (
     GC,
     COMPILE,
     CAPTURE,
+    DRAFT,
 )
 KIND_OF: Final = {name: kind for kind, name in enumerate(KINDS)}
 RESERVED: Final = frozenset((*KINDS, REQUEST, PREFILL_CHUNK, DECODE, GAP, *OTHER_PARTS))

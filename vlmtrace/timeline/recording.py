@@ -36,7 +36,7 @@ __all__ = [
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
-TRACK_KINDS: Final = ("generations", "stages", "steps", "modules", "layers", "tokens", "spans", "host")
+TRACK_KINDS: Final = ("generations", "stages", "steps", "modules", "layers", "drafts", "tokens", "spans", "host")
 """The rows of a timeline, in the order in which they are shown."""
 
 DETAILS: Final = ("stage", "module", "layer")
