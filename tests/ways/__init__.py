@@ -1,0 +1,1 @@
+"""Every way of generating, examined one by one."""
