@@ -33,6 +33,8 @@ def _provoked_by_what_ran(good: Recording) -> Iterator[tuple[Slug, str, Recordin
     one_token = recording(*(Shape(lead=8 * MS),) * 4, Shape(steps=0, lead=8 * MS))
     broken = with_generation(good, 4, error="RuntimeError: boom")
     yield Slug.NOTHING_RECORDED, "no generation was recorded", _emptied(good)
+    batched = replace(good, workload={**good.workload, "continuous_batching": 1})
+    yield Slug.NOT_TRACED, "continuous batching ran, which has no generations to trace", batched
     yield Slug.INCOMPLETE, "an error or an interrupt ended a generation, or the recording", broken
     yield Slug.NO_VISION, "images went in and no vision stage was seen", blind
     yield Slug.NO_VISION, "no image went in", with_inputs(blind, batch=1)

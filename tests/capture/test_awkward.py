@@ -150,6 +150,15 @@ def test_a_loop_of_a_users_own_shows_its_forwards_and_no_tokens() -> None:
     assert recording.generations[0].new_tokens == (3,)
 
 
+def test_continuous_batching_is_not_traced_and_that_is_said() -> None:
+    tiny = own("llama")
+    with vlmtrace.trace() as session:
+        tiny.model.init_continuous_batching()
+    assert session.recording.generations == ()
+    (said,) = [one for one in session.summary().findings if one.slug == "not-traced"]
+    assert said.evidence.startswith("continuous batching (generate_batch) was begun 1 time")
+
+
 class Counting:
     """A backend for ``torch.compile`` that counts the graphs it is given and runs them as they are."""
 

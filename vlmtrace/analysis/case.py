@@ -17,6 +17,7 @@ class Slug(StrEnum):
     """Every finding there is, in the order in which they are told."""
 
     NOTHING_RECORDED = "nothing-recorded"
+    NOT_TRACED = "not-traced"
     INCOMPLETE = "incomplete"
     NO_VISION = "no-vision"
     NOT_SEPARABLE = "not-separable"

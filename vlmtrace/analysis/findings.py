@@ -35,6 +35,17 @@ def _nothing_recorded(case: Case) -> Finding | None:
     )
 
 
+def _not_traced(case: Case) -> Finding | None:
+    times = _integer(case.recording.workload.get("continuous_batching"))
+    if not times:
+        return None
+    return Finding(
+        Slug.NOT_TRACED,
+        f"continuous batching (generate_batch) was begun {counted_text(times, 'time')}, and is not traced",
+        "trace generate() for its stages; for continuous batching record with Nsight Systems",
+    )
+
+
 def _incomplete(case: Case) -> Finding | None:
     broken = [one.generation for one in case.measured if not one.complete]
     reason = case.recording.incomplete or next((one.error for one in broken if one.error), None)
@@ -154,6 +165,7 @@ def _sync_in_stage(case: Case) -> Finding | None:
 
 _FINDERS: Final[tuple[Callable[[Case], Finding | None], ...]] = (
     _nothing_recorded,
+    _not_traced,
     _incomplete,
     _no_vision,
     _not_separable,

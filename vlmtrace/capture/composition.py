@@ -332,7 +332,7 @@ class _Composer:
                 origin_ns=recorder.origin[0],
                 origin_unix_ns=recorder.origin[1],
                 environment=environment,
-                workload=recorder.workload | ({} if recorder.options.every == 1 else {"every": recorder.options.every}),
+                workload=recorder.workload | _how(recorder),
                 models=tuple(replace(model, random_weights=random) for model in recorder.plans.models),
                 generations=generations,
                 tracks=tuple(self.tracks),
@@ -343,6 +343,16 @@ class _Composer:
                 incomplete=incomplete,
             )
         )
+
+
+def _how(recorder: Recorder) -> dict[str, Json]:
+    """What is to be known of how it was recorded, where that was not in the usual way."""
+    made: dict[str, Json] = {}
+    if recorder.options.every > 1:
+        made["every"] = recorder.options.every
+    if recorder.batching:
+        made["continuous_batching"] = recorder.batching
+    return made
 
 
 def _number_tokens(generate: Node, prompt: int) -> list[Node]:

@@ -46,6 +46,8 @@ _WAIT: Final = names.KIND_OF[names.WAIT]
 _ROOM_BETWEEN_TOKENS: Final = {"stage": 64, "module": 128, "layer": 4096}
 
 
+_BATCHING: Final = "transformers.generation.continuous_batching.continuous_api"
+
 _MOST_SHAPES: Final = 10_000
 """A server sees ever new ones; the oldest are forgotten, and cold again if they come back."""
 
@@ -90,6 +92,7 @@ class Recorder:
         self.random_weights = False
         self.on_generation: Callable[[int], None] | None = None
         self.ended: list[Ended] = []
+        self.batching = 0
         self.texts: list[str] = list(names.KINDS)
         domain = attached_nvtx_domain() if options.nvtx else None
         self.lanes = Lanes(self.texts.__getitem__, domain, waits=options.slowest is None)
@@ -104,6 +107,7 @@ class Recorder:
             (
                 Family("transformers.generation.utils", "GenerationMixin", generate),
                 Family("transformers.modeling_utils", "PreTrainedModel", generate),
+                Family(_BATCHING, "ContinuousMixin", {"init_continuous_batching": self._around_batching}),
                 *self.surroundings.families(),
             )
         )
@@ -184,6 +188,12 @@ class Recorder:
         if not self.surroundings.idle() or (self._wanted is not None and id(model) not in self._wanted):
             return original(model, *args, **kwargs)
         return self._outermost(original, model, args, kwargs)
+
+    def _around_batching(self, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Continuous batching runs a scheduler, which has no generations: counted, so that it can be said."""
+        if self.surroundings.is_here:
+            self.batching += 1
+        return original(model, *args, **kwargs)
 
     def _nested(self, observed: Observed, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
         """A ``generate()`` inside another: the place where prefill and decode run, or a helper of the loop around it.

@@ -164,6 +164,8 @@ def _record_program(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk
     recording = recorder.finish(outcome.error)
     if not recording.generations:
         line = f"'{job.target if job.kind != 'code' else 'python -c'}' called no generate() of a transformers model"
+        if recorder.batching:
+            line += " but generate_batch(), which is not traced"
         click.echo(f"vlmtrace: error: {line}: nothing was recorded", err=True)
         return outcome.exit_code or EXIT_ERROR
     _deliver(recording, place, given, talk)
