@@ -38,7 +38,7 @@ class Shape:
 
 
 def qwen_inputs(config: Any, batch: int, side: int) -> dict[str, torch.Tensor]:
-    """``side`` × ``side`` visual tokens a picture, each of 2 × 2 patches of 14 × 14 pixels, two frames deep."""
+    """``side`` × ``side`` visual tokens a picture, each of 2 × 2 patches, two frames deep."""
     patches = 2 * side
     image = torch.full((batch, side * side), config.image_token_id)
     start = torch.full((batch, 1), config.vision_start_token_id)
@@ -48,7 +48,7 @@ def qwen_inputs(config: Any, batch: int, side: int) -> dict[str, torch.Tensor]:
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "mm_token_type_ids": (ids == config.image_token_id).long(),
-        "pixel_values": torch.randn(batch * patches * patches, 3 * 2 * 14 * 14),
+        "pixel_values": torch.randn(batch * patches * patches, 3 * 2 * config.vision_config.patch_size**2),
         "image_grid_thw": torch.tensor([[1, patches, patches]] * batch),
     }
 
@@ -60,6 +60,51 @@ def llava_inputs(config: Any, batch: int, side: int) -> dict[str, torch.Tensor]:
     ids = torch.cat([text(config, batch, 5), image, text(config, batch, 15)], dim=1)
     pixels = torch.randn(batch, 3, vision.image_size, vision.image_size)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+
+def square_inputs(tokens: Callable[[Any], int]) -> Callable[[Any, int, int], dict[str, torch.Tensor]]:
+    """One picture of the tower's own size, as so many ``tokens``."""
+
+    def inputs(config: Any, batch: int, side: int) -> dict[str, torch.Tensor]:  # noqa: ARG001
+        size = config.vision_config.image_size
+        size = size[0] if isinstance(size, (list, tuple)) else size
+        image = torch.full((batch, tokens(config)), config.image_token_id)
+        ids = torch.cat([text(config, batch, 5), image, text(config, batch, 15)], dim=1)
+        made = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if config.model_type == "gemma3":
+            made["token_type_ids"] = (ids == config.image_token_id).long()
+        return made | {"pixel_values": torch.randn(batch, 3, size, size)}
+
+    return inputs
+
+
+def idefics_inputs(config: Any, batch: int, side: int) -> dict[str, torch.Tensor]:  # noqa: ARG001
+    """One picture, not split into tiles."""
+    vision = config.vision_config
+    tokens = (vision.image_size // vision.patch_size) ** 2 // config.scale_factor**2
+    image = torch.full((batch, tokens), config.image_token_id)
+    ids = torch.cat([text(config, batch, 5), image, text(config, batch, 15)], dim=1)
+    pixels = torch.randn(batch, 1, 3, vision.image_size, vision.image_size)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+
+def mllama_inputs(config: Any, batch: int, side: int) -> dict[str, torch.Tensor]:  # noqa: ARG001
+    """One picture of one tile, which the language model looks at in its cross-attention layers."""
+    vision = config.vision_config
+    ids = torch.cat([torch.full((batch, 1), config.image_token_index), text(config, batch, 20)], dim=1)
+    tiles, size = vision.max_num_tiles, vision.image_size
+    seen = torch.zeros(batch, ids.shape[1], 1, tiles, dtype=torch.long)
+    seen[..., 0] = 1
+    shown = torch.zeros(batch, 1, tiles, dtype=torch.long)
+    shown[..., 0] = 1
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(batch, 1, tiles, 3, size, size),
+        "aspect_ratio_ids": torch.ones(batch, 1, dtype=torch.long),
+        "aspect_ratio_mask": shown,
+        "cross_attention_mask": seen,
+    }
 
 
 def text(config: Any, batch: int, length: int) -> torch.Tensor:  # noqa: ARG001
@@ -134,6 +179,104 @@ SHAPES = {
         llava_inputs,
     ),
 }
+LLAMA_8B = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+}
+SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+
+SHAPES["qwen3-vl-8b"] = Shape(
+    "Qwen3VLForConditionalGeneration",
+    {
+        "text_config": {
+            "vocab_size": 151936,
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5_000_000.0, "mrope_section": [24, 20, 20]},
+        },
+        "vision_config": {
+            "depth": 27,
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_heads": 16,
+            "patch_size": 16,
+            "out_hidden_size": 4096,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [8, 16, 24],
+        },
+        **QWEN_IDS,
+    },
+    qwen_inputs,
+)
+SHAPES["internvl3-8b"] = Shape(
+    "InternVLForConditionalGeneration",
+    {
+        "image_token_id": 151667,
+        "tie_word_embeddings": False,
+        "text_config": {
+            "model_type": "qwen2",
+            "tie_word_embeddings": False,
+            "vocab_size": 151674,
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+        },
+        "vision_config": {"image_size": [448, 448], "patch_size": [14, 14]},
+    },
+    square_inputs(lambda config: config.image_seq_length),
+)
+SHAPES["gemma3-4b"] = Shape(
+    "Gemma3ForConditionalGeneration",
+    {
+        "image_token_id": 262144,
+        "text_config": {
+            "vocab_size": 262208,
+            "hidden_size": 2560,
+            "intermediate_size": 10240,
+            "num_hidden_layers": 34,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+        },
+        "vision_config": {"image_size": 896, "patch_size": 14, **SIGLIP},
+    },
+    square_inputs(lambda config: config.mm_tokens_per_image),
+)
+SHAPES["idefics3-8b"] = Shape(
+    "Idefics3ForConditionalGeneration",
+    {
+        "image_token_id": 128257,
+        "text_config": {"model_type": "llama", "vocab_size": 128259, "pad_token_id": 128002, **LLAMA_8B},
+        "vision_config": {"image_size": 364, "patch_size": 14, **SIGLIP},
+    },
+    idefics_inputs,
+)
+SHAPES["mllama-11b"] = Shape(
+    "MllamaForConditionalGeneration",
+    {
+        "image_token_index": 128256,
+        "text_config": {
+            "vocab_size": 128256,
+            "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
+            "pad_token_id": 128004,
+            **LLAMA_8B,
+            "num_hidden_layers": 40,
+        },
+        "vision_config": {"image_size": 560, "patch_size": 14, "max_num_tiles": 4},
+    },
+    mllama_inputs,
+)
+
 TINY = qwen(
     {
         "hidden_size": 64,
