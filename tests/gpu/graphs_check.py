@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""Compiled decoding on a real GPU: step times with and without tracing, and whether CUDA graphs are left alone.
+
+python tests/gpu/graphs_check.py steps --shape qwen2.5-vl-0.5b --mode static          interleaved, with intervals
+nsys profile ... python tests/gpu/graphs_check.py run --mode static [--traced]        the same calls for two exports
+python tests/gpu/graphs_check.py count UNTRACED.sqlite TRACED.sqlite                  graphs captured and launched
+
+Modes: eager; static (a static cache, compiled by transformers, with CUDA graphs); forward (model.forward compiled by its
+user with mode reduce-overhead).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sqlite3
+import statistics
+import sys
+import time
+from collections import Counter
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+
+class Bench:
+    """A model in one of the modes, warm: whatever compiles or captures has done so."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        import random_vlm
+        import torch
+
+        self.new = options.new
+        self.model = random_vlm.build(options.shape, "cuda", torch.bfloat16)
+        self.inputs = random_vlm.make_inputs(self.model, options.shape).to("cuda", torch.bfloat16)
+        self.more: dict[str, Any] = {}
+        if options.mode == "static":
+            self.more = {"cache_implementation": "static"}
+        elif options.mode == "forward":
+            self.model.forward = torch.compile(self.model.forward, mode="reduce-overhead")
+            self.more = {"cache_implementation": "static", "disable_compile": True}
+        for _ in range(options.warmup):
+            self.generate()
+
+    def generate(self, new: int | None = None) -> float:
+        """Seconds of one generation, between two syncs."""
+        import torch
+
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            self.model.generate(**self.inputs, max_new_tokens=new or self.new, do_sample=False, **self.more)
+        torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    def step(self, *, traced: bool) -> float:
+        """Milliseconds a step: a long generation less a short one, over the steps that it has more."""
+        import vlmtrace
+
+        with vlmtrace.trace(self.model) if traced else nullcontext():
+            self.generate(2)
+            short, long = self.generate(2), self.generate()
+        return (long - short) * 1e3 / (self.new - 2)
+
+
+def steps(options: argparse.Namespace) -> None:
+    """Step times, traced and not in turn, from outside: what vlmtrace says of itself takes no part in it."""
+    import torch
+    import transformers
+
+    bench = Bench(options)
+    pairs = []
+    for number in range(options.pairs):
+        order = (False, True) if number % 2 == 0 else (True, False)
+        found = {traced: bench.step(traced=traced) for traced in order}
+        pairs.append((found[False], found[True]))
+    added = [100 * (on - off) / off for off, on in pairs]
+    print(
+        json.dumps(
+            {
+                "check": "steps",
+                "shape": options.shape,
+                "mode": options.mode,
+                "gpu": torch.cuda.get_device_name(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "new_tokens": options.new,
+                "untraced_ms": round(statistics.median(off for off, _ in pairs), 4),
+                "traced_ms": round(statistics.median(on for _, on in pairs), 4),
+                "added_percent": round(statistics.median(added), 3),
+                "interval_percent": [round(value, 3) for value in interval(added)],
+                "pairs_ms": [[round(off, 4), round(on, 4)] for off, on in pairs],
+            }
+        ),
+        flush=True,
+    )
+
+
+def interval(values: list[float], draws: int = 4000) -> tuple[float, float]:
+    """95 % of the medians of as many values drawn from these with replacement (percentile bootstrap)."""
+    drawn = random.Random(0)
+    medians = sorted(statistics.median(drawn.choices(values, k=len(values))) for _ in range(draws))
+    return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
+
+
+def run(options: argparse.Namespace) -> None:
+    """The same generations, traced or not, from the first compilation on."""
+    import vlmtrace
+
+    warm, options.warmup = options.warmup, 0
+    bench = Bench(options)
+    with vlmtrace.trace(bench.model) if options.traced else nullcontext():
+        for _ in range(warm + options.repeats):
+            bench.generate()
+
+
+def count(options: argparse.Namespace) -> None:
+    """Runtime calls about graphs in the two exports, side by side."""
+    found = {}
+    for name, path in (("untraced", options.untraced), ("traced", options.traced)):
+        with closing(sqlite3.connect(path)) as db:
+            rows = db.execute(
+                "SELECT s.value FROM CUPTI_ACTIVITY_KIND_RUNTIME r JOIN StringIds s ON s.id = r.nameId "
+                "WHERE s.value LIKE '%Graph%' OR s.value LIKE '%Capture%'"
+            )
+            found[name] = Counter(value.partition("_v")[0] for (value,) in rows)
+    captured = {name: calls["cudaStreamBeginCapture"] for name, calls in found.items()}
+    launched = {name: calls["cudaGraphLaunch"] for name, calls in found.items()}
+    print(json.dumps({"check": "graphs", "captured": captured, "launched": launched, "calls": found}))
+    assert launched["untraced"] > 0, "no CUDA graph was launched without tracing: there is nothing to compare"
+    assert captured["traced"] <= captured["untraced"], "tracing made more graphs be captured"
+    assert launched["traced"] == launched["untraced"], "with tracing another number of graphs was launched"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for name, action in (("steps", steps), ("run", run)):
+        command = commands.add_parser(name)
+        command.add_argument("--shape", default="qwen2.5-vl-0.5b")
+        command.add_argument("--mode", choices=("eager", "static", "forward"), default="static")
+        command.add_argument("--new", type=int, default=32)
+        command.add_argument("--warmup", type=int, default=5)
+        command.add_argument("--pairs", type=int, default=20)
+        command.add_argument("--repeats", type=int, default=3)
+        command.add_argument("--traced", action="store_true")
+        command.set_defaults(run=action)
+    command = commands.add_parser("count")
+    command.add_argument("untraced")
+    command.add_argument("traced")
+    command.set_defaults(run=count)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
