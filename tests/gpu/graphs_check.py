@@ -5,8 +5,8 @@ python tests/gpu/graphs_check.py steps --shape qwen2.5-vl-0.5b --mode static    
 nsys profile ... python tests/gpu/graphs_check.py run --mode static [--traced]        the same calls for two exports
 python tests/gpu/graphs_check.py count UNTRACED.sqlite TRACED.sqlite                  graphs captured and launched
 
-Modes: eager; static (a static cache, compiled by transformers, with CUDA graphs); forward (model.forward compiled by its
-user with mode reduce-overhead).
+Modes: eager; static (a static cache, compiled by transformers, with CUDA graphs); forward (model.forward compiled by
+its user with mode reduce-overhead).
 """
 
 from __future__ import annotations
@@ -45,38 +45,45 @@ class Bench:
         for _ in range(options.warmup):
             self.generate()
 
-    def generate(self, new: int | None = None) -> float:
-        """Seconds of one generation, between two syncs."""
+    def generate(self) -> float:
+        """Milliseconds of one generation, between two syncs."""
         import torch
 
         torch.cuda.synchronize()
         begin = time.perf_counter()
         with torch.inference_mode():
-            self.model.generate(**self.inputs, max_new_tokens=new or self.new, do_sample=False, **self.more)
+            self.model.generate(**self.inputs, max_new_tokens=self.new, do_sample=False, **self.more)
         torch.cuda.synchronize()
-        return time.perf_counter() - begin
+        return (time.perf_counter() - begin) * 1e3
 
-    def step(self, *, traced: bool) -> float:
-        """Milliseconds a step: a long generation less a short one, over the steps that it has more."""
+    def visit(self, *, traced: bool) -> tuple[float, float | None]:
+        """One generation behind one that is not counted: its milliseconds, and the median of its steps where told."""
         import vlmtrace
 
-        with vlmtrace.trace(self.model) if traced else nullcontext():
-            self.generate(2)
-            short, long = self.generate(2), self.generate()
-        return (long - short) * 1e3 / (self.new - 2)
+        with vlmtrace.trace(self.model) if traced else nullcontext() as session:
+            self.generate()
+            took = self.generate()
+        if session is None:
+            return took, None
+        last = session.recording.generations[-1].index
+        steps = [
+            step.duration / 1e6 for step in session.recording.spans.named("decode.step") if step.generation == last
+        ]
+        return took, statistics.median(steps)
 
 
 def steps(options: argparse.Namespace) -> None:
-    """Step times, traced and not in turn, from outside: what vlmtrace says of itself takes no part in it."""
+    """Whole generations, traced and not in turn, from outside; and the steps as the traced ones tell them."""
     import torch
     import transformers
 
     bench = Bench(options)
-    pairs = []
+    pairs, told = [], []
     for number in range(options.pairs):
         order = (False, True) if number % 2 == 0 else (True, False)
-        found = {traced: bench.step(traced=traced) for traced in order}
-        pairs.append((found[False], found[True]))
+        found = {traced: bench.visit(traced=traced) for traced in order}
+        pairs.append((found[False][0], found[True][0]))
+        told.append(found[True][1] or 0.0)
     added = [100 * (on - off) / off for off, on in pairs]
     print(
         json.dumps(
@@ -88,11 +95,12 @@ def steps(options: argparse.Namespace) -> None:
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
                 "new_tokens": options.new,
-                "untraced_ms": round(statistics.median(off for off, _ in pairs), 4),
-                "traced_ms": round(statistics.median(on for _, on in pairs), 4),
+                "untraced_ms_per_token": round(statistics.median(off for off, _ in pairs) / options.new, 4),
+                "traced_ms_per_token": round(statistics.median(on for _, on in pairs) / options.new, 4),
+                "step_p50_ms": round(statistics.median(told), 4),
                 "added_percent": round(statistics.median(added), 3),
                 "interval_percent": [round(value, 3) for value in interval(added)],
-                "pairs_ms": [[round(off, 4), round(on, 4)] for off, on in pairs],
+                "pairs_ms": [[round(off, 3), round(on, 3)] for off, on in pairs],
             }
         ),
         flush=True,
