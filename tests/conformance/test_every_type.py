@@ -13,6 +13,8 @@ from tests.conformance.check import check
 from tests.tiny.models import LEFT_OUT, build, buildable
 from tests.tiny.shrinking import known_types
 
+pytestmark = pytest.mark.conformance
+
 DATA = Path(__file__).parents[2] / "docs" / "data" / "cpu-2026-11-23"
 
 

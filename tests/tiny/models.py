@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -15,7 +15,10 @@ from tests.tiny.changes import IMAGE
 from tests.tiny.pictures import pixels
 from tests.tiny.shrinking import class_of, known_types, tiny_config
 
-__all__ = ["LEFT_OUT", "PICTURES", "TIMM_TOWERS", "TinyModel", "build", "buildable"]
+__all__ = [
+    "LEFT_OUT", "NEEDS_IMAGE", "PICTURES", "TIMM_TOWERS", "TinyModel", "build", "buildable", "with_images",
+    "without_image",
+]  # fmt: skip
 
 PICTURES: Final = (
     "pixel_values",
@@ -24,6 +27,7 @@ PICTURES: Final = (
     "pixel_values_images",
     "image_patches",
     "flattened_patches",
+    "pixel_values_videos",
 )
 """The inputs that hold an image's own numbers."""
 TIMM_TOWERS: Final = ("fast_vlm", "gemma3n", "perception_lm")
@@ -43,6 +47,11 @@ LEFT_OUT: Final = {
     "pi0": "has no generate(): it answers with a robot's movements",
 }
 """Types that are not built here, and why."""
+NEEDS_IMAGE: Final = frozenset(
+    ("blip", "blip-2", "idefics", "instructblip", "instructblipvideo", "kosmos-2", "pix2struct", "pp_formulanet",
+     "vision-encoder-decoder")
+)  # fmt: skip
+"""Types whose generate() refuses to run on words alone."""
 _SPEAK: Final = ("qwen2_5_omni", "qwen3_omni_moe")
 """Generate through an inner model, and would answer with sound too."""
 _IMAGE_TOKENS: Final = (
@@ -88,6 +97,25 @@ def build(model_type: str) -> TinyModel:
         if hasattr(model, "speaker_map"):
             model.speaker_map = {"Chelsie": {}}
         return TinyModel(model, _inputs(model, model_type), model_type)
+
+
+def without_image(tiny: TinyModel) -> TinyModel:
+    """The same model asked with four words alone; its type is none of :data:`NEEDS_IMAGE`."""
+    words = {name: value[:, :4] for name, value in tiny.inputs.items() if name == "bbox"}
+    kinds = {name: torch.zeros(1, 4, dtype=torch.long) for name in tiny.inputs if name.endswith("token_type_ids")}
+    return replace(tiny, inputs={**_around(), **words, **kinds})
+
+
+def with_images(tiny: TinyModel, count: int) -> TinyModel:
+    """The same model asked about as many images, each in its own places of one prompt."""
+    places = tiny.inputs["input_ids"][0, 2:-2].tolist()
+    inputs = {**tiny.inputs, **_around(*[*places, 9] * count)}
+    for name, value in tiny.inputs.items():
+        if name in (*PICTURES, "image_sizes", "image_grid_thw"):
+            inputs[name] = torch.cat([value] * count, dim=int(name in PICTURES and value.shape[:2] == (1, 1)))
+        elif name.endswith("token_type_ids"):
+            inputs[name] = torch.cat([value[:, :2], *[value[:, 2:-1]] * count, value[:, -2:]], dim=1)
+    return replace(tiny, inputs=inputs)
 
 
 def _take_a_siglip_tower(config: Any) -> None:
