@@ -28,7 +28,9 @@ _ROOM: Final = 2048
 _STALE_NS: Final = 1_000_000_000
 """An anchor older than this is taken again before a generation: float32 elapsed times grow coarse with distance."""
 
-_CALLS: Final = 50
+_CALLS: Final = 20
+_BATCHES: Final = 15
+"""A cost is the median of many short batches: what interrupts one of them does not count."""
 
 
 @dataclass(slots=True, eq=False)
@@ -202,13 +204,14 @@ def _mark_cost(tape: Tape) -> int:
         return (time.perf_counter_ns() - begin) / _CALLS
 
     before = CURRENT.observed
-    bare = min(timed() for _ in range(3))
-    tape.reserve(2 * _CALLS * 4)
+    timed()
+    bare = median(timed() for _ in range(_BATCHES))
+    tape.reserve(2 * _CALLS * (_BATCHES + 1))
     hooks = list(span_hooks(module, names.KIND_OF[names.ENCODER], 0))
     CURRENT.observed = Observed(tape, lambda: None, Loop(module))
     try:
         timed()
-        hooked = median(timed() for _ in range(3))
+        hooked = median(timed() for _ in range(_BATCHES))
     finally:
         CURRENT.observed = before
         for hook in hooks:
@@ -218,10 +221,14 @@ def _mark_cost(tape: Tape) -> int:
 
 def _range_cost(ranges: NvtxRanges) -> int:
     kind = names.KIND_OF[names.CALIBRATE]
-    begin = time.perf_counter_ns()
-    for _ in range(_CALLS):
-        ranges.enter(kind, -1)
-        ranges.leave(kind)
-    cost = (time.perf_counter_ns() - begin) // _CALLS
+
+    def timed() -> float:
+        begin = time.perf_counter_ns()
+        for _ in range(_CALLS):
+            ranges.enter(kind, -1)
+            ranges.leave(kind)
+        return (time.perf_counter_ns() - begin) / _CALLS
+
+    cost = median(timed() for _ in range(_BATCHES))
     ranges.count = 0
-    return cost
+    return round(cost)
