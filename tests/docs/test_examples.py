@@ -22,6 +22,7 @@ from vlmtrace.cli.main import vlmtrace as command_line
 NOT_HERE = {
     "nsys": "needs Nsight Systems and a GPU",
     "pip": "needs the network, and would change this environment",
+    "scripts/million_spans.py": "takes minutes; tests/scripts runs it with fewer",
     "scripts/demo": "sets up an environment of its own",
     "scripts/test": "is what runs this test",
 }

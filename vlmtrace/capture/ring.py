@@ -24,7 +24,7 @@ from vlmtrace.capture.disturbances import Disturbance
 from vlmtrace.capture.ended import Ended
 from vlmtrace.capture.lanes import Lane, Voice
 from vlmtrace.capture.observed import Observed
-from vlmtrace.capture.tape import UNRESOLVED, Tape
+from vlmtrace.capture.tape import Tape
 from vlmtrace.timeline import names
 
 __all__ = ["Kept", "Ring"]
@@ -169,19 +169,19 @@ class Ring:
             self._offer(queue.lane, one)
 
     def _offer(self, lane: Lane, one: _Open) -> None:
-        """Resolve a generation, and keep it if it is among the slowest."""
+        """Keep a generation if it is among the slowest; of the others nothing is resolved but how long they took."""
         ended = one.ended
+        duration = ended.voice.tape.length(ended.first, ended.last - 1)
+        if duration is None:
+            self.given_up += 1
+            return
+        if len(self._heap) == self.size and duration <= self._heap[0][0]:
+            return
         voices = {device: _taken(device, voice, one) for device, voice in lane.voices.items()}
         voice = next(voices[device] for device, own in lane.voices.items() if own is ended.voice)
         shift = next(one.begin.get(device, 0) for device, own in lane.voices.items() if own is ended.voice)
         first, last = ended.first - shift, ended.last - shift
         marks = voice.tape.marks
-        if UNRESOLVED in (marks.device[first], marks.device[last - 1]):
-            self.given_up += 1
-            return
-        duration = marks.device[last - 1] - marks.device[first]
-        if len(self._heap) == self.size and duration <= self._heap[0][0]:
-            return
         if one.passed is not None:
             at, position = one.passed
             ended.wait = (at, marks.device[position - shift])

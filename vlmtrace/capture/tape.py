@@ -219,6 +219,13 @@ class Tape:
         """The position behind the last mark with ``code`` from ``since`` on; ``since`` where there is none."""
         return next((i + 1 for i in range(self._count - 1, since - 1, -1) if self._code[i] == code), since)
 
+    def length(self, first: int, last: int) -> int | None:
+        """How long it took from one mark to another, in ns; ``None`` where the device never reached one of them."""
+        if self.clock is None:
+            return self._host[last] - self._host[first]
+        elapsed = self.clock.elapsed(self._events[first], self._events[last])
+        return None if elapsed is None else round(elapsed * 1e6)
+
     def taken(self, begin: int, end: int, origin: int) -> Tape:
         """A closed tape with copies of the marks from ``begin`` to ``end``, which the device must have passed.
 
