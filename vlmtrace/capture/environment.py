@@ -13,7 +13,7 @@ from torch import nn
 from vlmtrace.capture.discovery.anatomy import Anatomy
 from vlmtrace.timeline.recording import Json, TracedModel
 
-__all__ = ["describe_model", "environment"]
+__all__ = ["describe_model", "environment", "working_device"]
 
 _PACKAGES = ("vlmtrace", "torch", "transformers", "accelerate", "nvtx", "torchvision", "pillow")
 
@@ -55,6 +55,7 @@ def describe_model(anatomy: Anatomy) -> TracedModel:
     config = getattr(root, "config", None)
     name = str(getattr(config, "name_or_path", "") or "")
     first = next(root.parameters(), None)
+    device = working_device(root)
     return TracedModel(
         name=Path(name).name if name.startswith(("/", ".", "~")) else name or type(root).__name__,
         class_name=type(root).__name__,
@@ -62,11 +63,26 @@ def describe_model(anatomy: Anatomy) -> TracedModel:
         parameters=count_parameters(root),
         random_weights=False,
         dtype="" if first is None else str(first.dtype).removeprefix("torch."),
-        device="" if first is None else str(first.device),
+        device="" if device is None else str(device),
         attention=str(getattr(config, "_attn_implementation", "") or ""),
         stages=anatomy.stages(),
         notes=anatomy.notes,
     )
+
+
+def working_device(model: nn.Module) -> torch.device | None:
+    """Where a model's work runs: as accelerate's hooks say, else where its parameters are; ``None`` if nothing tells.
+
+    Offloaded weights rest elsewhere, on ``meta`` between calls. The outermost hook that names a device counts: that of
+    an offloaded model's root may name none.
+    """
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for one in getattr(hook, "hooks", (hook,)):
+            device = getattr(one, "execution_device", None)
+            if device is not None:
+                return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    return next((p.device for p in model.parameters() if p.device.type != "meta"), None)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -24,7 +24,7 @@ from vlmtrace.capture.composition import compose
 from vlmtrace.capture.device_state import DeviceState
 from vlmtrace.capture.disturbances import Disturbances
 from vlmtrace.capture.ended import Ended
-from vlmtrace.capture.environment import environment
+from vlmtrace.capture.environment import environment, working_device
 from vlmtrace.capture.lanes import Lanes, Voice
 from vlmtrace.capture.listeners import RecordingRange, attached_nvtx_domain
 from vlmtrace.capture.observed import CURRENT, Loop, Observed
@@ -320,13 +320,7 @@ class Recorder:
 
 def execution_device(model: nn.Module) -> int | None:
     """The CUDA device on which a model's work runs (not where offloaded weights rest), ``None`` without one."""
-    hook = getattr(model, "_hf_hook", None)
-    device = getattr(hook, "execution_device", None)
-    if device is None:
-        device = next((p.device for p in model.parameters() if p.device.type != "meta"), None)
-    if isinstance(device, int):
-        return device
-    device = None if device is None else torch.device(device)
+    device = working_device(model)
     if device is None or device.type != "cuda":
         return None
     return torch.cuda.current_device() if device.index is None else device.index
