@@ -21,6 +21,7 @@ def provoked() -> Iterator[tuple[Slug, str, Recording]]:
     good = recording(*(Shape(lead=8 * MS),) * 5)
     yield from _provoked_by_what_ran(good)
     yield from _provoked_by_times(good)
+    yield from _provoked_by_versions(good)
     yield from _provoked_by_waste(good)
 
 
@@ -70,6 +71,11 @@ def _provoked_by_times(good: Recording) -> Iterator[tuple[Slug, str, Recording]]
     yield Slug.WALL_MISMATCH, "host wall and device length differ by more than the clock’s bound + 50 µs", late
     yield Slug.CLOCK_WIDENED, "marks and anchors of a generation contradict each other", widened
     yield Slug.WIDE_CLOCK, "the clock’s bound is more than a quarter of a judged stage", wide
+
+
+def _provoked_by_versions(good: Recording) -> Iterator[tuple[Slug, str, Recording]]:
+    future = replace(good, environment={**good.environment, "transformers": "6.1.0"})
+    yield Slug.UNTESTED_VERSION, "transformers is older or newer than what was tested", future
 
 
 def _provoked_by_waste(good: Recording) -> Iterator[tuple[Slug, str, Recording]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tests.analysis.altered import rebuilt, with_generation, with_inputs
 from tests.synthetic import COLD, MS, Shape, recording
 from vlmtrace.analysis.findings import Finding, Slug
@@ -137,3 +139,12 @@ def test_a_vision_inside_compiled_code_is_told_as_that_and_not_as_missing() -> N
     made = found(compiled(blind(recording(*FIVE, detail="stage"))))
     assert made[Slug.NOT_SEPARABLE].evidence.startswith("vision ran inside compiled code")
     assert Slug.NO_VISION not in made
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [("5.0.0", False), ("5.23.1", False), ("5.24.0.dev0", True), ("4.57.1", True), ("6.0", True), (None, False)],
+)
+def test_a_transformers_version_outside_of_what_is_tested_is_told(version: str | None, told: bool) -> None:
+    made = replace(recording(*[Shape()] * 5), environment={"transformers": version})
+    assert (Slug.UNTESTED_VERSION in found(made)) == told

@@ -22,6 +22,7 @@ class Slug(StrEnum):
     NO_VISION = "no-vision"
     NOT_SEPARABLE = "not-separable"
     GUESSED_STAGE = "guessed-stage"
+    UNTESTED_VERSION = "untested-version"
     SEVERAL_MODELS = "several-models"
     ONE_TOKEN_OUTPUT = "one-token-output"
     FEW_REPEATS = "few-repeats"

@@ -6,6 +6,7 @@ about how steady the run was, how far its clocks can be trusted and what work wa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -86,6 +87,25 @@ def _not_separable(case: Case) -> Finding | None:
         f"{' and '.join(hidden)} ran inside compiled code in {len(compiled):,} of "
         f"{counted_text(len(case.counted), 'generation')}: they are part of the stage around them",
         "record once more without compiling to tell them apart",
+    )
+
+
+TESTED_FROM: Final = (5, 0)
+TESTED_TO: Final = (5, 23)
+"""The oldest and the newest release of transformers whose models were held against what really ran."""
+
+
+def _untested_version(case: Case) -> Finding | None:
+    """Stages may lie elsewhere in a version that nobody looked at."""
+    version = case.recording.environment.get("transformers")
+    found = re.match(r"(\d+)\.(\d+)", version) if isinstance(version, str) else None
+    if found is None or TESTED_FROM <= (int(found[1]), int(found[2])) <= TESTED_TO:
+        return None
+    tested = " to ".join(".".join(map(str, end)) for end in (TESTED_FROM, TESTED_TO))
+    return Finding(
+        Slug.UNTESTED_VERSION,
+        f"transformers {version}: vlmtrace is tested with {tested}",
+        "run scripts/conformance.py with it, or compare with a version that is tested",
     )
 
 
@@ -170,6 +190,7 @@ _FINDERS: Final[tuple[Callable[[Case], Finding | None], ...]] = (
     _no_vision,
     _not_separable,
     _guessed_stage,
+    _untested_version,
     _several_models,
     _one_token_output,
     _few_repeats,
