@@ -25,6 +25,10 @@ def test_a_percentile_that_is_a_whole_number_stays_an_integer() -> None:
     assert isinstance(percentile([1, 2], 50), float)
 
 
+def test_a_percentile_of_equal_floats_is_that_float() -> None:
+    assert percentile([-1 / 3, -1 / 3], 50) == -1 / 3
+
+
 def test_no_samples_have_no_percentile() -> None:
     assert percentile([], 50) is None
     assert median([]) is None

@@ -25,7 +25,9 @@ def percentile(values: Sequence[float], percent: int) -> float | None:
     low, hundredths = divmod((len(ordered) - 1) * percent, 100)
     if not hundredths:
         return ordered[low]
-    return _quotient(ordered[low] * (100 - hundredths) + ordered[low + 1] * hundredths, 100)
+    between = _quotient(ordered[low] * (100 - hundredths) + ordered[low + 1] * hundredths, 100)
+    # Rounding may put a quotient of floats outside of the two that it lies between.
+    return min(max(between, ordered[low]), ordered[low + 1])
 
 
 def median(values: Sequence[float]) -> float | None:
