@@ -193,6 +193,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    from vlmtrace.analysis.launch import GPU_FROM, HOST_TO
+
     colours = dict(zip(STAGES, ("#2980b9", "#e67e22", "#27ae60"), strict=True))
     figure, axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
     for stage, colour in colours.items():
@@ -204,7 +206,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes[2].scatter(lead, idle, s=10, alpha=0.5, color=colour, label=stage, linewidths=0)
     for axis, title in zip(axes, ("first kernel starts − stage begins", "stage ends − last kernel ends"), strict=False):
         axis.set(xscale="log", xlabel=f"{title}, µs", ylabel="share of spans", ylim=(0, 1.02))
-    for at, name in ((0.05, "host-bound to here"), (0.5, "GPU-bound from here")):
+    for at, name in ((HOST_TO, "host-bound to here"), (GPU_FROM, "GPU-bound from here")):
         axes[2].axvline(at, color="#888", linewidth=0.8, linestyle=":")
         axes[2].annotate(name, (at, 1.0), fontsize=7, rotation=90, va="top", ha="right", color="#555")
     axes[2].axhline(0.5, color="#888", linewidth=0.8, linestyle=":")

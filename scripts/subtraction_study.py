@@ -221,7 +221,7 @@ def run(options: argparse.Namespace) -> None:
     from rich.progress import track
 
     path = Path(options.out)
-    done = {json.loads(line)["id"] for line in path.read_text().splitlines()} if path.exists() else set()
+    done = {row["id"] for row in read(path)} if path.exists() else set()
     wanted = [sample for sample in samples(options.samples) if sample["id"] not in done]
     bench = Bench(options.shape, options.device)
     machine = {
@@ -290,16 +290,21 @@ def report(options: argparse.Namespace) -> None:
     rows = read(Path(options.data))
     print("\n".join([*heading(rows), *tables(rows)]))
     if options.plot is not None:
-        _plot([row for row in rows if row["new"] > 1], Path(options.plot))
+        _plot(grouped(rows)[0], Path(options.plot))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def grouped(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The samples with more than one new token, and those with one."""
+    return [row for row in rows if row["new"] > 1], [row for row in rows if row["new"] == 1]
+
+
 def tables(rows: list[dict[str, Any]]) -> list[str]:
-    """The results in Markdown; samples with one new token are a group of their own."""
-    many, one = ([row for row in rows if (row["new"] > 1) is more] for more in (True, False))
+    """The results in Markdown, group by group."""
+    many, one = grouped(rows)
     return [*_table(many, "More than one new token"), *_table(one, "One new token")]
 
 
