@@ -178,9 +178,9 @@ def recorded(options: argparse.Namespace, spent: Spent) -> Any:
         ended = Ended(voice, 0, TIMED, device, first, anchors=len(voice.tape.anchors))
         recorder.ended.append(ended)
         with spent.on("mark"):
-            voice.listener.enter(generate, -1)
+            voice.listener.mark(generate, -1)
             tell(voice, steps)
-            voice.listener.leave(generate)
+            voice.listener.mark(~generate, -1)
         with spent.on("resolve"):
             settle(ended)
         spans += spans_of(steps)
@@ -199,36 +199,36 @@ def spans_of(steps: int) -> int:
 
 def tell(voice: Any, steps: int) -> None:
     """The boundaries inside one `generate()`, told to the listener; between tokens room is made, as a Recorder does."""
+    from vlmtrace.capture.listeners import POINT
     from vlmtrace.timeline import names
 
-    kind = names.KIND_OF
-    enter, leave, point = voice.listener.enter, voice.listener.leave, voice.listener.point
-    layer, head, token = kind[names.LAYER], kind[names.LM_HEAD], kind[names.TOKEN]
+    kind, mark = names.KIND_OF, voice.listener.mark
+    layer, head, token = kind[names.LAYER], kind[names.LM_HEAD], POINT | kind[names.TOKEN]
 
     def forward(stage: int, number: int) -> None:
-        enter(stage, number)
+        mark(stage, number)
         for n in range(LAYERS):
-            enter(layer, n)
-            leave(layer)
-        enter(head, 0)
-        leave(head)
-        leave(stage)
+            mark(layer, n)
+            mark(~layer, -1)
+        mark(head, 0)
+        mark(~head, -1)
+        mark(~stage, -1)
 
-    enter(kind[names.VISION], -1)
-    enter(kind[names.ENCODER], 0)
+    mark(kind[names.VISION], -1)
+    mark(kind[names.ENCODER], 0)
     for n in range(VISION_LAYERS):
-        enter(kind[names.VISION_LAYER], n)
-        leave(kind[names.VISION_LAYER])
-    leave(kind[names.ENCODER])
-    enter(kind[names.PROJECTOR], 0)
-    leave(kind[names.PROJECTOR])
-    leave(kind[names.VISION])
+        mark(kind[names.VISION_LAYER], n)
+        mark(~kind[names.VISION_LAYER], -1)
+    mark(~kind[names.ENCODER], -1)
+    mark(kind[names.PROJECTOR], 0)
+    mark(~kind[names.PROJECTOR], -1)
+    mark(~kind[names.VISION], -1)
     forward(kind[names.PREFILL], PROMPT)
-    point(token, PROMPT + 1)
+    mark(token, PROMPT + 1)
     for step in range(steps):
         voice.tape.reserve(4096)
         forward(kind[names.STEP], step)
-        point(token, PROMPT + 2 + step)
+        mark(token, PROMPT + 2 + step)
 
 
 def settle(ended: Any) -> None:
@@ -266,6 +266,7 @@ class MadeUpClock:
     def __init__(self) -> None:
         self._reached: list[int] = []
         self._pack = struct.Struct("f")
+        self.streams = {self.device: self.device}
 
     def create(self, count: int) -> list[int]:
         first = len(self._reached)
@@ -275,13 +276,11 @@ class MadeUpClock:
     def destroy(self, events: list[int]) -> None:
         events.clear()
 
-    def recorder(self) -> Callable[[int], object]:
-        reached, now = self._reached, time.monotonic_ns
+    def stream(self, device: int) -> int:
+        return device
 
-        def record(event: int) -> None:
-            reached[event] = now() + 20_000
-
-        return record
+    def record(self, event: int, stream: int) -> None:  # noqa: ARG002
+        self._reached[event] = time.monotonic_ns() + 20_000
 
     def wait(self, event: int) -> None:
         while time.monotonic_ns() < self._reached[event]:

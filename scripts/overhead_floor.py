@@ -1,9 +1,10 @@
 """What one traced stage cannot go below, from its parts, and what it costs in vlmtrace: measured in one run.
 
 The floor of a stage is one pair of forward hooks that do nothing, one NVTX range, and for each of its two marks the
-runtime's own cudaEventRecord, the lookup of the raw stream, one reading of the host's clock, and the question whether
-torch is compiling. Each part is a loop of its own; all loops take turns, shuffled, many times. The loops' own cost is
-taken off. Without a GPU there is no event and no stream in it, as there is none in vlmtrace.
+runtime's own cudaEventRecord, the lookup of the raw stream, one reading of the host's clock, and two questions: whether
+torch is compiling, and whether this thread is in a generation (the hooks are the model's, not the thread's). Each part
+is a loop of its own; all loops take turns, shuffled, many times. The loops' own cost is taken off. Without a GPU there
+is no event and no stream in it, as there is none in vlmtrace.
 
 Under a tool (`nsys profile ... scripts/overhead.py floor`) the same is measured with the tool attached, and said.
 """
@@ -30,6 +31,7 @@ PARTS = {
     "stream": "raw stream lookup",
     "clock": "host clock",
     "guard": "is_compiling()",
+    "thread": "thread-local lookup",
 }
 MARKS = 2
 EVENTS = 100_000
@@ -92,7 +94,7 @@ class Stage:
         self.hooked.register_forward_pre_hook(_before)
         self.hooked.register_forward_hook(_after)
         self._hooks = list(span_hooks(self.traced, names.KIND_OF[names.ENCODER], 0))
-        self._current, self._observed = CURRENT, Observed(voice.listener, lambda: None, Loop(self.traced))
+        self._current, self._observed = CURRENT, Observed(voice.listener.mark, lambda: None, Loop(self.traced))
         self.runtime = Runtime() if on_gpu else None
 
     def __enter__(self) -> Stage:
@@ -121,6 +123,7 @@ class Stage:
             "nvtx": _nvtx(),
             "clock": _clock,
             "guard": _guard,
+            "thread": _thread,
         }
         return made if self.runtime is None else made | self.runtime.loops(calls)
 
@@ -159,6 +162,13 @@ def _guard(calls: int) -> None:
     is_compiling = torch.compiler.is_compiling
     for _ in range(calls):
         is_compiling()
+
+
+def _thread(calls: int) -> None:
+    from vlmtrace.capture.observed import CURRENT
+
+    for _ in range(calls):
+        CURRENT.observed  # noqa: B018
 
 
 def _nvtx() -> Timed:
@@ -201,9 +211,12 @@ class Runtime:
         return array
 
     def loops(self, calls: int) -> dict[str, Timed]:
-        handles = list(self.events(calls))
-        record, raw_stream, device = self.library.cudaEventRecord, self.raw_stream, self.device
-        stream = raw_stream(device)
+        raw_stream, device = self.raw_stream, self.device
+        record = ctypes.PyDLL(self.library._name).cudaEventRecord
+        record.restype = None
+        # What ctypes makes of a pointer before it calls, made once: that is the least that a call can cost.
+        argument = ctypes.c_void_p.from_param
+        handles, stream = [argument(event) for event in self.events(calls)], argument(raw_stream(device))
 
         def recording(calls: int) -> None:  # noqa: ARG001
             for event in handles:
@@ -241,7 +254,7 @@ def arithmetic(taken: dict[str, list[float]]) -> dict[str, Interval]:
         "hooks": _minus(taken["hooked"], taken["bare"]),
         **{name: _minus(taken[name], taken["empty"]) for name in PARTS if name in taken},
     }
-    a_mark = [each[name] for name in ("record", "stream", "clock", "guard") if name in each]
+    a_mark = [each[name] for name in ("record", "stream", "clock", "guard", "thread") if name in each]
     once = (each["hooks"], each["nvtx"])
     each["floor"] = [
         sum(part[i] for part in once) + MARKS * sum(part[i] for part in a_mark) for i in range(len(each["hooks"]))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Any
 
 
 class FakeHost:
@@ -44,6 +42,7 @@ class FakeDevice:
         self.records = 0
         self.alive: set[int] = set()
         self._made = 0
+        self.streams = {"current": "stream"}
 
     def launch(self, ns: int) -> None:
         """Queue work that takes ``ns`` on the device."""
@@ -58,17 +57,19 @@ class FakeDevice:
     def destroy(self, events: list[int]) -> None:
         self.alive.difference_update(events)
 
-    def recorder(self) -> Callable[[Any], object]:
-        def record(event: int) -> None:
-            assert event in self.alive, "an event is recorded after it was given back"
-            self.records += 1
-            self.captured.discard(event)
-            if self.capturing:
-                self.captured.add(event)
-                return
-            self.truth[event] = max(self.busy_until, self.host.ns + self.latency)
+    def stream(self, device: int) -> str:
+        assert device == self.device
+        return "current"
 
-        return record
+    def record(self, event: int, stream: str) -> None:
+        assert stream == "stream"
+        assert event in self.alive, "an event is recorded after it was given back"
+        self.records += 1
+        self.captured.discard(event)
+        if self.capturing:
+            self.captured.add(event)
+            return
+        self.truth[event] = max(self.busy_until, self.host.ns + self.latency)
 
     def wait(self, event: int) -> None:
         self.waits += 1

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmtrace.capture.assembly import Node, forest, stage_tree
-from vlmtrace.capture.tape import POINT, UNRESOLVED, Marks
+from vlmtrace.capture.listeners import POINT
+from vlmtrace.capture.tape import UNRESOLVED, Marks
 from vlmtrace.timeline import names
 
 USER = len(names.KINDS)

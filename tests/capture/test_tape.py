@@ -8,7 +8,9 @@ import pytest
 
 from tests.capture.fakes import FakeDevice, FakeHost
 from vlmtrace.capture.alignment import Constraints, fit_offset, fit_rate, tightest_marks
-from vlmtrace.capture.tape import POINT, UNRESOLVED, Tape
+from vlmtrace.capture.listeners import POINT
+from vlmtrace.capture.tape import UNRESOLVED, Tape
+from vlmtrace.timeline.spans import NONE
 
 MS = 1_000_000
 
@@ -25,8 +27,8 @@ def test_marking_waits_for_nothing_and_asks_for_no_elapsed_time(host: FakeHost) 
     waits = device.waits
     for _ in range(100):
         device.launch(5 * MS)
-        tape.enter(1, 0)
-        tape.leave(1)
+        tape.mark(1, 0)
+        tape.mark(~1, NONE)
     assert device.waits == waits
     assert len(tape.marks) == 0
 
@@ -35,7 +37,7 @@ def test_the_host_time_is_read_before_the_event_is_recorded(host: FakeHost) -> N
     device = FakeDevice(host, latency=0)
     tape = Tape(device, now=host.now)
     tape.anchor()
-    tape.enter(3, 7)
+    tape.mark(3, 7)
     event = tape._events[0]
     tape.wait(tape.fence())
     tape.resolve()
@@ -45,9 +47,9 @@ def test_the_host_time_is_read_before_the_event_is_recorded(host: FakeHost) -> N
 
 def test_ends_and_points_are_told_apart_from_begins(host: FakeHost) -> None:
     tape = Tape(None, now=host.now)
-    tape.enter(2, 5)
-    tape.point(4, 6)
-    tape.leave(2)
+    tape.mark(2, 5)
+    tape.mark(POINT | 4, 6)
+    tape.mark(~2, NONE)
     tape.resolve()
     assert list(tape.marks.code) == [2, POINT | 4, ~2]
     assert list(tape.marks.number) == [5, 6, -1]
@@ -59,7 +61,7 @@ def test_a_tape_grows_when_its_room_was_too_small_and_loses_nothing(host: FakeHo
     tape = Tape(device, capacity=4, now=host.now)
     tape.anchor()
     for n in range(50):
-        tape.enter(1, n)
+        tape.mark(1, n)
     tape.wait(tape.fence())
     tape.resolve()
     assert list(tape.marks.number) == list(range(50))
@@ -70,11 +72,11 @@ def test_a_mark_recorded_into_a_graph_is_unresolved_and_its_neighbours_are_not(h
     device = FakeDevice(host)
     tape = Tape(device, now=host.now)
     tape.anchor()
-    tape.enter(1, 0)
+    tape.mark(1, 0)
     device.capturing = True
-    tape.enter(2, 0)
+    tape.mark(2, 0)
     device.capturing = False
-    tape.leave(1)
+    tape.mark(~1, NONE)
     tape.wait(tape.fence())
     tape.resolve()
     assert [at == UNRESOLVED for at in tape.marks.device] == [False, True, False]
@@ -91,7 +93,7 @@ def test_events_are_given_back_when_a_tape_is_closed(host: FakeHost) -> None:
 def test_a_lost_device_leaves_the_host_times(host: FakeHost) -> None:
     tape = Tape(FakeDevice(host), now=host.now)
     tape.anchor()
-    tape.enter(1, 0)
+    tape.mark(1, 0)
     tape.lose()
     assert list(tape.marks.device) == [UNRESOLVED]
     assert tape.marks.host[0] > 0
@@ -108,7 +110,7 @@ def test_after_ten_minutes_a_step_is_as_precise_as_after_one_second(host: FakeHo
     for n in range(30 + minutes * 2_000):
         host.spend(length)
         device.launch(length // 2)
-        tape.enter(1, n)
+        tape.mark(1, n)
         true.append(device.truth[tape._events[len(tape) - 1]])
     after = tape.wait(fence := tape.fence())
     tape.resolve()
@@ -130,11 +132,11 @@ def test_a_closed_tape_takes_no_more_marks_and_leaves_the_device_alone(host: Fak
     device = FakeDevice(host)
     tape = Tape(device, 8, host.now)
     tape.anchor()
-    tape.enter(0)
+    tape.mark(0, NONE)
     tape.wait(tape.fence())
     tape.resolve()
     tape.close()
-    tape.leave(0)
+    tape.mark(~0, NONE)
     tape.reserve(100)
     assert len(tape.marks) == 1
     assert not device.alive

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from vlmtrace.capture.tape import POINT, UNRESOLVED, Marks
+from vlmtrace.capture.listeners import POINT
+from vlmtrace.capture.tape import UNRESOLVED, Marks
 from vlmtrace.timeline import names
 from vlmtrace.timeline.spans import NONE
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from vlmtrace.capture.listeners import POINT
 from vlmtrace.capture.observed import CURRENT, Observed
 from vlmtrace.timeline import names
 from vlmtrace.timeline.spans import NONE
@@ -34,7 +35,7 @@ __all__ = [
 
 _VISION: Final = names.KIND_OF[names.VISION]
 _PREFILL: Final = names.KIND_OF[names.PREFILL]
-_MERGE: Final = names.KIND_OF[names.MERGE]
+_MERGE: Final = POINT | names.KIND_OF[names.MERGE]
 _STEP: Final = names.KIND_OF[names.STEP]
 
 COMPILED: Final = "_compiled_call_impl"
@@ -48,20 +49,21 @@ def span_hooks(module: nn.Module, kind: int, number: int, *, sampled: bool = Fal
 
     ``sampled`` ones are silent in a step whose layers are not told.
     """
+    end = ~kind
 
     def before(module: nn.Module, args: Any) -> None:  # noqa: ARG001
         if _is_compiling():
             return
         observed = CURRENT.observed
         if observed is not None and (not sampled or observed.detailed):
-            observed.listener.enter(kind, number)
+            observed.mark(kind, number)
 
     def after(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
         if _is_compiling():
             return
         observed = CURRENT.observed
         if observed is not None and (not sampled or observed.detailed):
-            observed.listener.leave(kind)
+            observed.mark(end, NONE)
 
     yield module.register_forward_pre_hook(before, prepend=True)
     yield module.register_forward_hook(after, always_call=True)
@@ -80,11 +82,11 @@ def compiled_span(
         observed = None if _is_compiling() else CURRENT.observed
         if observed is None or (sampled and not observed.detailed):
             return original(*args, **kwargs)
-        observed.listener.enter(kind, number)
+        observed.mark(kind, number)
         try:
             return original(*args, **kwargs)
         finally:
-            observed.listener.leave(kind)
+            observed.mark(~kind, NONE)
 
     return call
 
@@ -146,11 +148,11 @@ def _enter_forward(observed: Observed, args: Any, kwargs: Any) -> None:
     if loop.in_prefill or not loop.seen_forward:
         observed.forward_kind = _PREFILL
         observed.detailed = True
-        observed.listener.enter(_PREFILL, _input_tokens(args, kwargs))
+        observed.mark(_PREFILL, _input_tokens(args, kwargs))
     else:
         observed.forward_kind = _STEP
         observed.detailed = observed.steps % observed.every == 0
-        observed.listener.enter(_STEP, observed.steps)
+        observed.mark(_STEP, observed.steps)
         observed.steps += 1
     if loop.drafted:
         known = loop.prompt_tokens if observed.forward_kind == _PREFILL else 1
@@ -162,7 +164,7 @@ def _leave_forward(observed: Observed) -> None:
     kind = observed.forward_kind
     if kind != NONE:  # else something raised before its entry was seen
         observed.forward_kind = NONE
-        observed.listener.leave(kind)
+        observed.mark(~kind, NONE)
 
 
 def _input_tokens(args: Any, kwargs: Any) -> int:
@@ -178,7 +180,7 @@ def language_entry(module: nn.Module, args: Any) -> None:  # noqa: ARG001
         return
     observed = CURRENT.observed
     if observed is not None and observed.forward_kind == _PREFILL:
-        observed.listener.point(_MERGE, NONE)
+        observed.mark(_MERGE, NONE)
 
 
 def compiled_entry(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -254,11 +256,11 @@ def features(module: nn.Module, original: Callable[..., Any]) -> Callable[..., A
                 return original(*args, **kwargs)
             finally:
                 observed.vision_depth -= 1
-        observed.listener.enter(_VISION, NONE)
+        observed.mark(_VISION, NONE)
         try:
             made = original(*args, **kwargs)
         finally:
-            observed.listener.leave(_VISION)
+            observed.mark(~_VISION, NONE)
             observed.vision_depth -= 1
         observed.visual_tokens += _rows(made)
         return made

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import torch
@@ -30,20 +30,38 @@ _NOT_READY: Final = 600
 class DeviceClock(Protocol):
     """A device whose stream can be marked. Events are opaque: whatever ``create`` answers.
 
-    ``recorder`` marks the stream that work is on right now; ``wait`` blocks, spinning, until the device has passed the
-    event, ``query`` says at once whether it has; ``elapsed`` is in float milliseconds, as CUDA gives it, or ``None``
-    where an event was never reached (recorded into a graph, or lost with its context).
+    ``record(event, streams[stream(device)])`` marks the stream that work is on right now: its parts are open, so that a
+    mark makes these calls itself and no other. ``wait`` blocks, spinning, until the device has passed the event,
+    ``query`` says at once whether it has; ``elapsed`` is in float milliseconds, as CUDA gives it, or ``None`` where an
+    event was never reached (recorded into a graph, or lost with its context).
     """
 
     device: int
     path: str
 
+    @property
+    def streams(self) -> Mapping[Any, Any]: ...
     def create(self, count: int) -> list[Any]: ...
     def destroy(self, events: list[Any]) -> None: ...
-    def recorder(self) -> Callable[[Any], object]: ...
+    def stream(self, device: int, /) -> Any: ...
+    def record(self, event: Any, stream: Any, /) -> object: ...
     def wait(self, event: Any) -> None: ...
     def query(self, event: Any) -> bool: ...
     def elapsed(self, begin: Any, end: Any) -> float | None: ...
+
+
+Argument = Any
+"""A pointer as ctypes passes it on: made once, where an int would be converted in every call."""
+
+_argument: Final[Callable[[int], Argument]] = ctypes.c_void_p.from_param
+
+
+class _Arguments(dict[int, Argument]):
+    """The streams that have been worked on so far, by handle."""
+
+    def __missing__(self, handle: int) -> Argument:
+        made = self[handle] = _argument(handle)
+        return made
 
 
 class CudaClock:
@@ -58,7 +76,6 @@ class CudaClock:
         self._fast = ctypes.PyDLL(library)
         self._slow = ctypes.CDLL(library)
         event = ctypes.c_void_p
-        self._fast.cudaEventRecord.argtypes = (event, ctypes.c_void_p)
         self._fast.cudaEventCreateWithFlags.argtypes = (ctypes.POINTER(event), ctypes.c_uint)
         self._fast.cudaEventDestroy.argtypes = (event,)
         self._fast.cudaEventElapsedTime.argtypes = (ctypes.POINTER(ctypes.c_float), event, event)
@@ -66,39 +83,34 @@ class CudaClock:
         self._fast.cudaGetLastError.argtypes = ()
         self._slow.cudaEventSynchronize.argtypes = (event,)
         self._elapsed = ctypes.c_float()
+        # No argtypes: what it is given has been converted. An error shows when the elapsed times are read.
+        self._fast.cudaEventRecord.restype = None
+        self.record: Callable[[Argument, Argument], None] = self._fast.cudaEventRecord
+        self.stream: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
+        self.streams = _Arguments()
 
-    def create(self, count: int) -> list[int]:
-        handles = []
+    def create(self, count: int) -> list[Argument]:
+        made = []
         with torch.cuda.device(self.device):
             for _ in range(count):
                 handle = ctypes.c_void_p()
                 code = self._fast.cudaEventCreateWithFlags(ctypes.byref(handle), 0)
                 if code != 0 or handle.value is None:
                     raise RuntimeError(f"cudaEventCreateWithFlags failed with CUDA error {code}")
-                handles.append(handle.value)
-        return handles
+                made.append(_argument(handle.value))
+        return made
 
-    def destroy(self, events: list[int]) -> None:
+    def destroy(self, events: list[Argument]) -> None:
         for event in events:
             self._fast.cudaEventDestroy(event)
 
-    def recorder(self) -> Callable[[int], object]:
-        record = self._fast.cudaEventRecord
-        raw_stream: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
-        device = self.device
-
-        def record_event(event: int) -> None:
-            record(event, raw_stream(device))
-
-        return record_event
-
-    def wait(self, event: int) -> None:
+    def wait(self, event: Argument) -> None:
         code = self._slow.cudaEventSynchronize(event)
         if code != 0:
             self._fast.cudaGetLastError()
             raise RuntimeError(f"cudaEventSynchronize failed with CUDA error {code}")
 
-    def query(self, event: int) -> bool:
+    def query(self, event: Argument) -> bool:
         code = self._fast.cudaEventQuery(event)
         if code != 0:
             self._fast.cudaGetLastError()  # clear it, or torch would raise it at its next call
@@ -106,12 +118,19 @@ class CudaClock:
                 raise RuntimeError(f"cudaEventQuery failed with CUDA error {code}")
         return bool(code == 0)
 
-    def elapsed(self, begin: int, end: int) -> float | None:
+    def elapsed(self, begin: Argument, end: Argument) -> float | None:
         code = self._fast.cudaEventElapsedTime(ctypes.byref(self._elapsed), begin, end)
         if code != 0:
             self._fast.cudaGetLastError()
             return None
         return self._elapsed.value
+
+
+class _AsGiven(dict[Any, Any]):
+    """Maps everything to itself."""
+
+    def __missing__(self, key: Any) -> Any:
+        return key
 
 
 class TorchEventClock:
@@ -121,6 +140,8 @@ class TorchEventClock:
 
     def __init__(self, device: int) -> None:
         self.device = device
+        self.stream: Callable[[int], torch.cuda.Stream] = torch.cuda.current_stream
+        self.streams = _AsGiven()
 
     def create(self, count: int) -> list[torch.cuda.Event]:
         return [torch.cuda.Event(enable_timing=True) for _ in range(count)]
@@ -128,14 +149,8 @@ class TorchEventClock:
     def destroy(self, events: list[torch.cuda.Event]) -> None:
         events.clear()
 
-    def recorder(self) -> Callable[[torch.cuda.Event], object]:
-        current_stream = torch.cuda.current_stream
-        device = self.device
-
-        def record_event(event: torch.cuda.Event) -> None:
-            event.record(current_stream(device))
-
-        return record_event
+    def record(self, event: torch.cuda.Event, stream: torch.cuda.Stream) -> None:
+        event.record(stream)
 
     def wait(self, event: torch.cuda.Event) -> None:
         event.synchronize()
@@ -157,9 +172,8 @@ def clock_of(device: int) -> DeviceClock:
         try:
             clock = CudaClock(device, f"libcudart.so.{version.partition('.')[0]}")
             events = clock.create(2)
-            record = clock.recorder()
             for event in events:
-                record(event)
+                clock.record(event, clock.streams[clock.stream(device)])
             clock.wait(events[1])
             works = clock.elapsed(events[0], events[1]) is not None
             clock.destroy(events)

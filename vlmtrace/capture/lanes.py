@@ -21,6 +21,7 @@ from vlmtrace.capture.observed import CURRENT, Loop, Observed
 from vlmtrace.capture.tape import Tape
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Json
+from vlmtrace.timeline.spans import NONE
 
 __all__ = ["Lane", "Lanes", "Voice", "settle_device"]
 
@@ -50,7 +51,7 @@ class Voice:
 
     def close(self, kind: int, depth: int) -> None:
         """Leave ``kind``, and close the ranges that an interrupt left open inside it."""
-        self.tape.leave(kind)
+        self.tape.mark(~kind, NONE)
         if self.ranges is not None:
             self.ranges.unwind(depth)
 
@@ -60,11 +61,11 @@ class Voice:
         if self.ranges is None:
             yield
             return
-        self.ranges.enter(kind, -1)
+        self.ranges.mark(kind, NONE)
         try:
             yield
         finally:
-            self.ranges.leave(kind)
+            self.ranges.mark(~kind, NONE)
 
     def anchor(self) -> None:
         """Read both clocks together; what was marked before is settled first, as the device must be idle.
@@ -208,7 +209,7 @@ def _mark_cost(tape: Tape) -> int:
     bare = median(timed() for _ in range(_BATCHES))
     tape.reserve(2 * _CALLS * (_BATCHES + 1))
     hooks = list(span_hooks(module, names.KIND_OF[names.ENCODER], 0))
-    CURRENT.observed = Observed(tape, lambda: None, Loop(module))
+    CURRENT.observed = Observed(tape.mark, lambda: None, Loop(module))
     try:
         timed()
         hooked = median(timed() for _ in range(_BATCHES))
@@ -225,8 +226,8 @@ def _range_cost(ranges: NvtxRanges) -> int:
     def timed() -> float:
         begin = time.perf_counter_ns()
         for _ in range(_CALLS):
-            ranges.enter(kind, -1)
-            ranges.leave(kind)
+            ranges.mark(kind, NONE)
+            ranges.mark(~kind, NONE)
         return (time.perf_counter_ns() - begin) / _CALLS
 
     cost = median(timed() for _ in range(_BATCHES))

@@ -7,23 +7,26 @@ listener is left out. Names are registered strings, so that ``nsys --capture-ran
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from vlmtrace.timeline import names
 from vlmtrace.timeline.spans import NONE
 
-__all__ = ["Fanout", "Listener", "NvtxRanges", "RecordingRange", "attached_nvtx_domain"]
+__all__ = ["POINT", "Fanout", "Listener", "Mark", "NvtxRanges", "RecordingRange", "attached_nvtx_domain"]
+
+POINT: Final = 1 << 20
+"""Added to a kind where the mark is a point (a token, the merge's end) rather than a boundary of a span."""
+
+Mark = Callable[[int, int], None]
+"""Told of one boundary: ``code`` and ``number``. The code is a kind (a position in ``names.KINDS``, or of a user's span
+behind them) where a span begins, ``~kind`` where it ends, and ``POINT | kind`` at a point."""
 
 
 class Listener(Protocol):
-    """Told of every boundary, in order. ``kind`` is a position in ``names.KINDS`` (or of a user's span behind them)."""
+    """Told of every boundary, in order."""
 
     @property
-    def enter(self) -> Callable[[int, int], None]: ...
-    @property
-    def leave(self) -> Callable[[int], None]: ...
-    @property
-    def point(self) -> Callable[[int, int], None]: ...
+    def mark(self) -> Mark: ...
 
 
 def attached_nvtx_domain() -> Any | None:
@@ -44,40 +47,48 @@ class NvtxRanges:
     _WITH_PAYLOAD = frozenset((names.KIND_OF[names.STEP], names.KIND_OF[names.PREFILL]))
 
     def __init__(self, domain: Any, texts: Callable[[int], str]) -> None:
-        self._domain = domain
         self._texts = texts
-        self._attributes: dict[int, Any] = {}
+        self._domain = domain
+        self._attributes: list[Any] = []
         self.count = 0
         self.depth = 0
-        for kind in range(len(names.KINDS)):
-            self._attributes_of(kind)
+        self._name(len(names.KINDS) - 1)
+        self.mark = self._bound()
 
-    def _attributes_of(self, kind: int) -> Any:
-        attributes = self._attributes.get(kind)
-        if attributes is None:
-            attributes = self._domain.get_event_attributes(message=self._texts(kind))
-            self._attributes[kind] = attributes
-        return attributes
+    def _name(self, kind: int) -> None:
+        for missing in range(len(self._attributes), kind + 1):
+            self._attributes.append(self._domain.get_event_attributes(message=self._texts(missing)))
 
-    def enter(self, kind: int, number: int) -> None:
-        attributes = self._attributes_of(kind)
-        if number != NONE and kind in self._WITH_PAYLOAD:
-            attributes.payload = number
-        self._domain.push_range(attributes)
-        self.depth += 1
-        self.count += 1
+    def _bound(self) -> Mark:
+        push, pop, attributes, with_payload = (
+            self._domain.push_range,
+            self._domain.pop_range,
+            self._attributes,
+            self._WITH_PAYLOAD,
+        )
 
-    def leave(self, kind: int) -> None:  # noqa: ARG002  (ranges close in order)
-        self._domain.pop_range()
-        self.depth -= 1
+        def mark(code: int, number: int = NONE) -> None:
+            if code < 0:  # ranges close in order
+                pop()
+                self.depth -= 1
+                return
+            if code >= POINT:
+                return
+            if code >= len(attributes):
+                self._name(code)
+            attribute = attributes[code]
+            if code in with_payload and number != NONE:
+                attribute.payload = number
+            push(attribute)
+            self.depth += 1
+            self.count += 1
+
+        return mark
 
     def unwind(self, depth: int) -> None:
         """Close what an interrupt left open: torch runs no forward hook for a ``KeyboardInterrupt``."""
         while self.depth > depth:
-            self.leave(NONE)
-
-    def point(self, kind: int, number: int) -> None:
-        """A point is a mark on the timeline only."""
+            self.mark(~0, NONE)
 
 
 class RecordingRange:
@@ -101,23 +112,17 @@ class RecordingRange:
 
 
 class Fanout:
-    """Several listeners told in turn, the first one first on the way in and last on the way out."""
+    """Two listeners, one around the other: the outer one is told first where a span begins, and last where it ends."""
 
-    def __init__(self, *listeners: Listener) -> None:
-        enters = tuple(listener.enter for listener in listeners)
-        leaves = tuple(listener.leave for listener in reversed(listeners))
-        points = tuple(listener.point for listener in listeners)
+    def __init__(self, outer: Listener, inner: Listener) -> None:
+        tell_outer, tell_inner = outer.mark, inner.mark
 
-        def enter(kind: int, number: int) -> None:
-            for tell in enters:
-                tell(kind, number)
+        def mark(code: int, number: int = NONE) -> None:
+            if code < 0:
+                tell_inner(code, number)
+                tell_outer(code, number)
+            else:
+                tell_outer(code, number)
+                tell_inner(code, number)
 
-        def leave(kind: int) -> None:
-            for tell in leaves:
-                tell(kind)
-
-        def point(kind: int, number: int) -> None:
-            for tell in points:
-                tell(kind, number)
-
-        self.enter, self.leave, self.point = enter, leave, point
+        self.mark = mark

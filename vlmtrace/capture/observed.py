@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from vlmtrace.capture.listeners import Listener
+from vlmtrace.capture.listeners import Mark
 from vlmtrace.timeline.spans import NONE
 
 __all__ = ["CURRENT", "Loop", "Observed"]
@@ -38,12 +38,13 @@ class Loop:
 class Observed:
     """What one generation in progress has shown of itself on the host; read by the hooks of its thread only.
 
-    ``detailed`` says whether the layers of the forward in progress are told: those of a prefill are, and those of
-    one step in ``every``. ``answers`` are the (prompt length, token ids) of each loop that has ended;
-    ``prompt_tokens`` is the first one's. ``proposed`` has how many tokens each forward of a drafted loop was to judge.
+    ``mark`` tells of a boundary. ``detailed`` says whether the layers of the forward in progress are told: those of a
+    prefill are, and those of one step in ``every``. ``answers`` are the (prompt length, token ids) of each loop that
+    has ended; ``prompt_tokens`` is the first one's. ``proposed`` has how many tokens each forward of a drafted loop was
+    to judge.
     """
 
-    listener: Listener
+    mark: Mark
     between_tokens: Callable[[], None]
     loop: Loop
     forward_kind: int = NONE

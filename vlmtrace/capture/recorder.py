@@ -204,7 +204,7 @@ class Recorder:
         outer = observed.loop
         observed.loop = Loop(None if outer.begun or outer.model is None else model)
         if outer.drafted:
-            observed.listener.enter(_DRAFT, NONE)
+            observed.mark(_DRAFT, NONE)
         try:
             result = original(model, *args, **kwargs)
             observed.end_loop(outcome.generated_ids(result))
@@ -212,7 +212,7 @@ class Recorder:
         finally:
             observed.loop = outer
             if outer.drafted:
-                observed.listener.leave(_DRAFT)
+                observed.mark(~_DRAFT, NONE)
 
     def _outermost(self, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
         plan = self.plans.of(model)
@@ -227,7 +227,7 @@ class Recorder:
         voice.tape.reserve(room)
         self.disturbances.watch_compiler()
         between = functools.partial(self._between_tokens, voice, room)
-        observed = Observed(voice.listener, between, Loop(model), every=self.options.every)
+        observed = Observed(voice.listener.mark, between, Loop(model), every=self.options.every)
         with plan.attachment:
             state = None if device is None or self.ring is not None else DeviceState(device)
             if self.ring is None:
@@ -255,7 +255,7 @@ class Recorder:
         depth = voice.depth
         kind = _WARMUP if ended.role == WARMED else _GENERATE
         CURRENT.observed = observed
-        voice.listener.enter(kind, -1)
+        voice.listener.mark(kind, NONE)
         try:
             with ended.noting_errors():
                 result = call()
@@ -288,11 +288,11 @@ class Recorder:
         try:
             host_ids = [(prompt, outcome.on_host(ids)) for prompt, ids in observed.answers]
             if ended.device is not None:
-                host = self.lanes.voice(None).listener
-                host.enter(_WAIT, -1)
+                mark = self.lanes.voice(None).listener.mark
+                mark(_WAIT, NONE)
                 fence = voice.tape.fence()
                 after = voice.tape.wait(fence)
-                host.leave(_WAIT)
+                mark(~_WAIT, NONE)
                 voice.tape.resolve()
                 ended.wait = (after, voice.tape.position(fence))
                 ended.waits = 1

@@ -14,6 +14,7 @@ from vlmtrace.capture.lanes import Lanes, Voice
 from vlmtrace.capture.observed import CURRENT
 from vlmtrace.capture.patches import Around, Family
 from vlmtrace.timeline import names
+from vlmtrace.timeline.spans import NONE
 
 __all__ = ["Surroundings"]
 
@@ -52,16 +53,17 @@ class Surroundings:
         observed, lane = CURRENT.observed, self._lanes.here()
         kind = _AROUND.get(name)
         if kind is None or observed is not None or lane.busy:
-            listener = self._outside().listener if observed is None else observed.listener
+            mark = self._outside().listener.mark if observed is None else observed.mark
             kind, is_stage = self._kind(name), False
         else:
-            listener, is_stage = (self._outside() if kind == _H2D else self._lanes.voice(None)).listener, True
+            voice = self._outside() if kind == _H2D else self._lanes.voice(None)
+            mark, is_stage = voice.listener.mark, True
         lane.busy |= is_stage
-        listener.enter(kind, -1)
+        mark(kind, NONE)
         try:
             yield
         finally:
-            listener.leave(kind)
+            mark(~kind, NONE)
             if is_stage:
                 lane.busy = False
 
@@ -107,13 +109,13 @@ class Surroundings:
         lane = self._lanes.here()
         if lane.busy:
             return original(owner, *args, **kwargs)
-        listener = self._lanes.voice(None).listener
+        mark = self._lanes.voice(None).listener.mark
         lane.busy = True
-        listener.enter(kind, -1)
+        mark(kind, NONE)
         try:
             made = original(owner, *args, **kwargs)
         finally:
-            listener.leave(kind)
+            mark(~kind, NONE)
             lane.busy = False
         if kind == _DETOKENIZE and self._keep_text and lane.output is not None:
             lane.output["text"] = list(made) if isinstance(made, list) else made
@@ -123,12 +125,12 @@ class Surroundings:
         if not self.idle() or not _names_cuda((*args, *kwargs.values())) or self._lanes.here().busy:
             return original(owner, *args, **kwargs)
         torch.cuda.init()
-        listener = self._outside().listener
-        listener.enter(_H2D, -1)
+        mark = self._outside().listener.mark
+        mark(_H2D, NONE)
         try:
             return original(owner, *args, **kwargs)
         finally:
-            listener.leave(_H2D)
+            mark(~_H2D, NONE)
 
 
 def _names_cuda(values: Sequence[Any]) -> bool:

@@ -1,7 +1,8 @@
 """Tapes: the marks of one thread on one clock, written while the model runs and resolved when it has ended.
 
 A mark is four integers in columns made beforehand: the host time, a code, a number, and (on a device) an event from
-a pool. Nothing is formatted, looked up or waited for until :meth:`Tape.resolve`.
+a pool. Nothing is formatted, looked up or waited for until :meth:`Tape.resolve`. The columns are lists, which take what
+they are given as it is; :class:`Marks` are packed.
 """
 
 from __future__ import annotations
@@ -11,13 +12,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from vlmtrace.capture.clocks import DeviceClock, monotonic_ns, rounding_ns
+from vlmtrace.capture.listeners import Mark
 from vlmtrace.timeline.recording import Anchor
 from vlmtrace.timeline.spans import NONE
 
-__all__ = ["POINT", "UNRESOLVED", "Marks", "Tape"]
-
-POINT: Final = 1 << 20
-"""Added to a kind where the mark is a point (a token, the merge's end) rather than a boundary of a span."""
+__all__ = ["UNRESOLVED", "Marks", "Tape"]
 
 UNRESOLVED: Final = -(1 << 62)
 """The device time of a mark that the device never reached: recorded into a graph, or lost with its context."""
@@ -26,6 +25,9 @@ _CHAIN_MS: Final = 1_000.0
 """Elapsed times are read against a reference no further away than this, so that float32 resolves 60 ns."""
 
 _ANCHOR_TRIES: Final = 5
+
+_NO_TIME: Final = 1 << 40
+"""A number as large as a host time in ns; no smaller one has an object of its own."""
 
 
 class Marks:
@@ -45,14 +47,12 @@ class Marks:
 
 
 class Tape:
-    """Marks of one thread on one clock. ``enter``, ``leave`` and ``point`` are the hot path: closures, no attributes.
+    """Marks of one thread on one clock. ``mark`` is the hot path: a closure with all it needs.
 
     It is a listener like the NVTX ranges: both are told the same boundaries.
     """
 
-    enter: Callable[[int, int], None]
-    leave: Callable[[int], None]
-    point: Callable[[int, int], None]
+    mark: Mark
 
     def __init__(self, clock: DeviceClock | None, capacity: int = 1024, now: Callable[[], int] = monotonic_ns) -> None:
         self.clock = clock
@@ -64,16 +64,15 @@ class Tape:
         self.total = 0
         self.closed = False
         self._now = now
-        self._host = array("q")
-        self._code = array("i")
-        self._number = array("q")
+        self._host: list[int] = []
+        self._code: list[int] = []
+        self._number: list[int] = []
         self._events: list[Any] = []
         self._count = 0
         self._reference: Any = None
         self._reference_ns = 0
         self._last_ns = 0
         if clock is not None:
-            self._record = clock.recorder()
             self._anchor_events = clock.create(2 * _ANCHOR_TRIES)
         self.reserve(capacity)
         self._bind()
@@ -92,37 +91,43 @@ class Tape:
         if missing <= 0 or self.closed:
             return
         missing = max(missing, len(self._host))
-        for column in (self._host, self._number, self._code):
-            column.frombytes(bytes(missing * column.itemsize))
         if self.clock is not None:
             self._events.extend(self.clock.create(missing))
+        self._code.extend([0] * missing)
+        self._number.extend([0] * missing)
+        # Last: a mark finds all other columns at least as long. Each time is an object of its own, made here with the
+        # room for it: where a mark puts a new one, the old one makes place.
+        begin = _NO_TIME + len(self._host)
+        self._host.extend(range(begin, begin + missing))
 
     def _bind(self) -> None:
         host, code, number, events = self._host, self._code, self._number, self._events
-        now, grow, point = self._now, self.reserve, POINT
-        record = None if self.clock is None else self._record
+        now, clock = self._now, self.clock
 
         def mark(value: int, n: int = NONE) -> None:
             i = self._count
-            if i == len(host):
+            try:
+                host[i] = now()
+            except IndexError:
                 if self.closed:  # by a thread that has ended the recording meanwhile
                     return
-                grow(1)
-            host[i] = now()
-            if record is not None:
-                record(events[i])
+                self.reserve(1)
+                host[i] = now()
+            if clock is not None:
+                record(events[i], streams[stream(device)])
             code[i] = value
             number[i] = n
             # Last, so that an interrupt before it leaves no half-written mark.
             self._count = i + 1
 
-        def leave(kind: int) -> None:
-            mark(~kind, NONE)
+        if clock is not None:
+            record, stream, streams, device = clock.record, clock.stream, clock.streams, clock.device
+        self.mark = mark
 
-        def mark_point(kind: int, n: int = NONE) -> None:
-            mark(point | kind, n)
-
-        self.enter, self.leave, self.point = mark, leave, mark_point
+    def _record(self, event: Any) -> None:
+        clock = self.clock
+        assert clock is not None
+        clock.record(event, clock.streams[clock.stream(clock.device)])
 
     def anchor(self) -> None:
         """Read both clocks together, several times, and keep the closest reading. The device should be idle.
@@ -133,12 +138,12 @@ class Tape:
         clock = self.clock
         if clock is None:
             return
-        now, record, wait = self._now, self._record, clock.wait
+        now, wait = self._now, clock.wait
         used = self._anchor_events[:_ANCHOR_TRIES]
         readings = []
         for event in used:
             before = now()
-            record(event)
+            self._record(event)
             wait(event)
             readings.append((now() - before, before, event))
         self.anchor_waits += len(used)
@@ -254,10 +259,8 @@ class Tape:
         kept = self._count - count
         if count == 0:
             return
-        for column in (self._host, self._code, self._number):
-            column[:kept] = column[count : self._count]
-        events = self._events
-        events[: self._count] = events[count : self._count] + events[:count]
+        for column in (self._host, self._code, self._number, self._events):
+            column[: self._count] = column[count : self._count] + column[:count]
         self._count = kept
 
     def close(self, *, in_use: bool = False) -> None:

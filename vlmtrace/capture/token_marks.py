@@ -9,13 +9,14 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from vlmtrace.capture.listeners import POINT
 from vlmtrace.capture.observed import CURRENT
 from vlmtrace.timeline import names
 from vlmtrace.timeline.spans import NONE
 
 __all__ = ["logits_processor", "stopping_criteria"]
 
-_TOKEN: Final = names.KIND_OF[names.TOKEN]
+_TOKEN: Final = POINT | names.KIND_OF[names.TOKEN]
 
 
 def logits_processor(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,7 +60,7 @@ def _marking(kind: Any) -> Any:
         observed = CURRENT.observed
         if observed is not None and observed.loop.unmarked:
             observed.loop.unmarked = False
-            observed.listener.point(_TOKEN, input_ids.shape[-1])
+            observed.mark(_TOKEN, input_ids.shape[-1])
             observed.between_tokens()
         return kind.__call__(self, input_ids, *args, **kwargs)
 
