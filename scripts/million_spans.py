@@ -268,6 +268,9 @@ class MadeUpClock:
         self._pack = struct.Struct("f")
         self.streams = {self.device: self.device}
 
+    def meet(self, stream: int) -> None:
+        """There is only one."""
+
     def create(self, count: int) -> list[int]:
         first = len(self._reached)
         self._reached.extend([0] * count)

@@ -42,7 +42,8 @@ class FakeDevice:
         self.records = 0
         self.alive: set[int] = set()
         self._made = 0
-        self.streams = {"current": "stream"}
+        self.streams: dict[str, str] = {}
+        self.current = "a"
 
     def launch(self, ns: int) -> None:
         """Queue work that takes ``ns`` on the device."""
@@ -59,10 +60,13 @@ class FakeDevice:
 
     def stream(self, device: int) -> str:
         assert device == self.device
-        return "current"
+        return self.current
+
+    def meet(self, stream: str) -> None:
+        self.streams[stream] = f"stream {stream}"
 
     def record(self, event: int, stream: str) -> None:
-        assert stream == "stream"
+        assert stream == f"stream {self.current}"
         assert event in self.alive, "an event is recorded after it was given back"
         self.records += 1
         self.captured.discard(event)

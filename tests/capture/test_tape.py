@@ -68,6 +68,18 @@ def test_a_tape_grows_when_its_room_was_too_small_and_loses_nothing(host: FakeHo
     assert list(tape.marks.device) == sorted(tape.marks.device)
 
 
+def test_a_stream_that_is_met_later_is_recorded_on_and_its_mark_is_told_once(host: FakeHost) -> None:
+    device = FakeDevice(host)
+    tape = Tape(device, now=host.now)
+    tape.anchor()
+    for device.current in ("a", "b", "a"):
+        tape.mark(1, NONE)
+    tape.wait(tape.fence())
+    tape.resolve()
+    assert len(tape.marks) == 3
+    assert sorted(device.streams) == ["a", "b"]
+
+
 def test_a_mark_recorded_into_a_graph_is_unresolved_and_its_neighbours_are_not(host: FakeHost) -> None:
     device = FakeDevice(host)
     tape = Tape(device, now=host.now)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import torch
@@ -30,20 +30,22 @@ _NOT_READY: Final = 600
 class DeviceClock(Protocol):
     """A device whose stream can be marked. Events are opaque: whatever ``create`` answers.
 
-    ``record(event, streams[stream(device)])`` marks the stream that work is on right now: its parts are open, so that a
-    mark makes these calls itself and no other. ``wait`` blocks, spinning, until the device has passed the event,
-    ``query`` says at once whether it has; ``elapsed`` is in float milliseconds, as CUDA gives it, or ``None`` where an
-    event was never reached (recorded into a graph, or lost with its context).
+    ``record(event, streams[stream(device)])`` marks the stream that work is on right now: its parts are open, so
+    that a mark makes these calls itself and no other. A stream is in ``streams`` once it has been ``met``. ``wait``
+    blocks, spinning, until the device has passed the event, ``query`` says at once whether it has; ``elapsed`` is
+    in float milliseconds, as CUDA gives it, or ``None`` where an event was never reached (recorded into a graph, or
+    lost with its context).
     """
 
     device: int
     path: str
 
-    @property
-    def streams(self) -> Mapping[Any, Any]: ...
+    streams: dict[Any, Any]
+
     def create(self, count: int) -> list[Any]: ...
     def destroy(self, events: list[Any]) -> None: ...
     def stream(self, device: int, /) -> Any: ...
+    def meet(self, stream: Any) -> None: ...
     def record(self, event: Any, stream: Any, /) -> object: ...
     def wait(self, event: Any) -> None: ...
     def query(self, event: Any) -> bool: ...
@@ -54,14 +56,6 @@ Argument = Any
 """A pointer as ctypes passes it on: made once, where an int would be converted in every call."""
 
 _argument: Final[Callable[[int], Argument]] = ctypes.c_void_p.from_param
-
-
-class _Arguments(dict[int, Argument]):
-    """The streams that have been worked on so far, by handle."""
-
-    def __missing__(self, handle: int) -> Argument:
-        made = self[handle] = _argument(handle)
-        return made
 
 
 class CudaClock:
@@ -87,7 +81,10 @@ class CudaClock:
         self._fast.cudaEventRecord.restype = None
         self.record: Callable[[Argument, Argument], None] = self._fast.cudaEventRecord
         self.stream: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
-        self.streams = _Arguments()
+        self.streams: dict[int, Argument] = {}
+
+    def meet(self, stream: int) -> None:
+        self.streams[stream] = _argument(stream)
 
     def create(self, count: int) -> list[Argument]:
         made = []
@@ -126,13 +123,6 @@ class CudaClock:
         return self._elapsed.value
 
 
-class _AsGiven(dict[Any, Any]):
-    """Maps everything to itself."""
-
-    def __missing__(self, key: Any) -> Any:
-        return key
-
-
 class TorchEventClock:
     """torch's own events: slower to record, and there wherever torch has a CUDA-like device."""
 
@@ -141,7 +131,10 @@ class TorchEventClock:
     def __init__(self, device: int) -> None:
         self.device = device
         self.stream: Callable[[int], torch.cuda.Stream] = torch.cuda.current_stream
-        self.streams = _AsGiven()
+        self.streams: dict[torch.cuda.Stream, torch.cuda.Stream] = {}
+
+    def meet(self, stream: torch.cuda.Stream) -> None:
+        self.streams[stream] = stream
 
     def create(self, count: int) -> list[torch.cuda.Event]:
         return [torch.cuda.Event(enable_timing=True) for _ in range(count)]

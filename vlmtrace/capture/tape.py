@@ -52,8 +52,6 @@ class Tape:
     It is a listener like the NVTX ranges: both are told the same boundaries.
     """
 
-    mark: Mark
-
     def __init__(self, clock: DeviceClock | None, capacity: int = 1024, now: Callable[[], int] = monotonic_ns) -> None:
         self.clock = clock
         self.marks = Marks()
@@ -75,7 +73,7 @@ class Tape:
         if clock is not None:
             self._anchor_events = clock.create(2 * _ANCHOR_TRIES)
         self.reserve(capacity)
-        self._bind()
+        self.mark = self._bound()
 
     def __len__(self) -> int:
         return self._count
@@ -100,34 +98,61 @@ class Tape:
         begin = _NO_TIME + len(self._host)
         self._host.extend(range(begin, begin + missing))
 
-    def _bind(self) -> None:
-        host, code, number, events = self._host, self._code, self._number, self._events
-        now, clock = self._now, self.clock
+    def _bound(self) -> Mark:
+        host, code, number, now, clock = self._host, self._code, self._number, self._now, self.clock
+        if clock is None:
+
+            def mark_host(value: int, n: int = NONE) -> None:
+                i = self._count
+                try:
+                    host[i] = now()
+                except IndexError:
+                    if not self._made_way():
+                        return
+                    host[i] = now()
+                code[i] = value
+                number[i] = n
+                self._count = i + 1
+
+            return mark_host
+
+        events, record, streams, stream, device = self._events, clock.record, clock.streams, clock.stream, clock.device
 
         def mark(value: int, n: int = NONE) -> None:
             i = self._count
             try:
                 host[i] = now()
-            except IndexError:
-                if self.closed:  # by a thread that has ended the recording meanwhile
+                record(events[i], streams[stream(device)])
+            except LookupError:
+                if not self._made_way():
                     return
-                self.reserve(1)
                 host[i] = now()
-            if clock is not None:
                 record(events[i], streams[stream(device)])
             code[i] = value
             number[i] = n
             # Last, so that an interrupt before it leaves no half-written mark.
             self._count = i + 1
 
-        if clock is not None:
-            record, stream, streams, device = clock.record, clock.stream, clock.streams, clock.device
-        self.mark = mark
+        return mark
+
+    def _made_way(self) -> bool:
+        """Make what a mark did not find: room, or the stream it has met. False on a tape that is closed.
+
+        Another thread closes it when it ends the recording meanwhile.
+        """
+        if self.closed:
+            return False
+        self.reserve(1)
+        if self.clock is not None:
+            self.clock.meet(self.clock.stream(self.clock.device))
+        return True
 
     def _record(self, event: Any) -> None:
         clock = self.clock
         assert clock is not None
-        clock.record(event, clock.streams[clock.stream(clock.device)])
+        stream = clock.stream(clock.device)
+        clock.meet(stream)
+        clock.record(event, clock.streams[stream])
 
     def anchor(self) -> None:
         """Read both clocks together, several times, and keep the closest reading. The device should be idle.
