@@ -165,8 +165,10 @@ def clock_of(device: int) -> DeviceClock:
         try:
             clock = CudaClock(device, f"libcudart.so.{version.partition('.')[0]}")
             events = clock.create(2)
+            stream = clock.stream(device)
+            clock.meet(stream)
             for event in events:
-                clock.record(event, clock.streams[clock.stream(device)])
+                clock.record(event, clock.streams[stream])
             clock.wait(events[1])
             works = clock.elapsed(events[0], events[1]) is not None
             clock.destroy(events)
