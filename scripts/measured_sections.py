@@ -1,0 +1,196 @@
+"""The sections of the documents that were measured on an H100, made from the raw data beside them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import nsight_reference
+import subtraction_study
+
+DATA: Final = Path(__file__).resolve().parents[1] / "docs" / "data" / "h100-2026-11-23"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; a bar in a cell is escaped."""
+    head = tuple(head)
+    lines = [head, ("---",) * len(head), *(tuple(row) for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+TRANSFORMERS: Final = {"B": "5.17.0", "N": "5.23.0"}
+"""The environments that ``syncs.jsonl`` names."""
+
+
+def _results(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (DATA / name).read_text().splitlines()]
+
+
+def clock_runs() -> str:
+    runs = _results("tokens.jsonl")
+    drifts = sorted(one["rate_ppb"] / 1000 for one in runs)
+    told = (
+        f"Over all {sum(one['generations'] for one in runs)} generations the bound was at most "
+        f"{max(one['clock_bound_us_max'] for one in runs):.2f} µs, the drift between {drifts[0]:.1f} and "
+        f"{drifts[-1]:.1f} ppm.\n\n"
+    )
+    rows = (
+        (
+            f"{one['shape']}, {one['detail']}",
+            one["transformers"],
+            f"{one['clock_bound_us']:.2f} ({one['clock_bound_us_max']:.2f})",
+            f"{one['rate_ppb'] / 1000:.1f}",
+            str(max(one["widened_ns"])),
+            ", ".join(f"{wall:+.1f}" for wall in one["wall_minus_device_us"]),
+            "yes" if one["untraced_agree"] and one["same_tokens"] else "no",
+        )
+        for one in runs
+    )
+    head = ("Shape, detail", "transformers", "Bound, median (max), µs", "Drift, ppm", "Widened, ns")
+    return told + table((*head, "Host wall − device, each generation, µs", "Same tokens"), rows)
+
+
+def syncs() -> str:
+    def row(one: Mapping[str, Any]) -> Iterator[str]:
+        yield one["shape"]
+        yield TRANSFORMERS[one["env"]]
+        for name in ("plain", "generate", "wait"):
+            ((count, ranges),) = one["ranges"][name]["per_range"].items()
+            yield f"{count} in each of {ranges}"
+        yield str(one["ranges"]["anchor"]["syncs"])
+
+    head = ("Shape", "transformers", "Untraced `generate()`", "Traced: `generate`", "Traced: `wait`", "Anchors, in all")
+    return table(head, map(row, _results("syncs.jsonl")))
+
+
+def study() -> str:
+    rows = _results("study.jsonl")
+    return "\n".join([*subtraction_study.heading(rows), *subtraction_study.tables(rows)]).strip()
+
+
+def study_in_short() -> str:
+    samples = _results("study.jsonl")
+    rows, ones = subtraction_study.grouped(samples)
+    made = {method: subtraction_study.scored(rows, method) for method in subtraction_study.METHODS}
+    one = subtraction_study.scored(ones, "subtraction")
+    taken, own = made["subtraction"], made["vlmtrace"]
+    traced = [row[method] for row in samples for method in ("vlmtrace", "again")]
+    exact = sum(answer["exact"] for answer in traced)
+    bound = statistics.median(row["vlmtrace"]["bound_us"] for row in samples)
+    return "\n".join(
+        (
+            f"- Three runs and subtraction gave a decode of 0 or less in {taken['zero or negative']} of {len(rows)} "
+            f"samples with several tokens, and stages longer than the whole in {one['sum over total']} of "
+            f"{len(ones)} with one.",
+            f"- vlmtrace gave it in {own['zero or negative']} of the {len(rows)}; {exact} of its {len(traced)} sums "
+            f"were exact, and its clock was good to ± {bound:.1f} µs in the median.",
+            f"- A sync around every step made {made['step_syncs']['syncs per sample']:.0f} syncs a sample; vlmtrace "
+            f"added {own['syncs per sample']:.0f}, after the call.",
+            f"- The same decode takes {made['again']['median difference ms']:.0f} ms more or less from one run to the "
+            "next (median): two runs cannot be subtracted, however well each is timed.",
+        )
+    )
+
+
+@cache
+def _nsight() -> nsight_reference.Compared:
+    return nsight_reference.read_folder(DATA / "nsight")
+
+
+def nsight() -> str:
+    def row(name: str, rows: list[dict[str, Any]], stage: str) -> Iterator[str]:
+        made = nsight_reference.scored(rows, stage)
+        yield f"{name}, {stage}"
+        yield str(made["spans"])
+        yield f"{made['device_operations']:,}"
+        for key in ("work_within_span", "marks_in_place", "begin_slack_met", "end_slack_met"):
+            yield f"{100 * made[key]:.1f} %"
+        for key in ("begin_slack_us", "end_slack_us"):
+            yield " / ".join(f"{made[key][part]:,.0f}" for part in ("p50", "p95", "max"))
+
+    found = _nsight()
+    each = {name: [one for one in found.rows if one["recording"] == name] for name in found.verdicts}
+    told = (
+        f"Nsight's clock was fitted with a residual of {found.clock.residual_us:.1f} µs; the generations' own bounds "
+        f"were at most {max(one['bound_us'] for one in found.rows):.1f} µs.\n\n"
+    )
+    head = ("", "Spans", "Operations", "All work within", "Marks in place", "Begin", "End")
+    lines = [
+        row(name, rows, stage)
+        for name, rows in {**each, "all": found.rows}.items()
+        for stage in nsight_reference.STAGES
+    ]
+    return told + table((*head, "Begin slack, p50 / p95 / max, µs", "End slack, µs"), lines)
+
+
+def _agrees(verdict: str, idle_share: float) -> bool | None:
+    """Whether a verdict fits how long the GPU idled; a mixed or unknown one says nothing that could."""
+    return {"host-bound": idle_share > 0.5, "GPU-bound": idle_share < 0.5}.get(verdict)
+
+
+def verdict_scores() -> str:
+    def row(name: str, stage: str) -> tuple[str, ...]:
+        rows = [one for one in found.rows if (one["recording"], one["stage"]) == (name, stage)]
+        verdict = found.verdicts[name][stage]
+        idle = statistics.median(one["idle_share"] for one in rows)
+        told = {True: "yes", False: "**no**", None: "-"}[_agrees(verdict, idle)]
+        lead = statistics.median(one["lead_share"] for one in rows)
+        return f"{name}, {stage}", str(len(rows)), f"{lead:.3f}", verdict, f"{100 * idle:.0f} %", told
+
+    found = _nsight()
+    each = Counter(_agrees(one["verdict"], one["idle_share"]) for one in found.rows)
+    told = (
+        f"Span by span, {each[True]} of {each[True] + each[False]} verdicts agree; {each[None]} spans were mixed.\n\n"
+    )
+    lines = [row(name, stage) for name in found.verdicts for stage in nsight_reference.STAGES]
+    return told + table(("", "Spans", "Lead share, p50", "Verdict", "GPU idle, p50", "Agrees"), lines)
+
+
+def audited() -> str:
+    def row(one: Mapping[str, Any]) -> tuple[str, ...]:
+        stages = ", ".join(f"`{stage}` {count:.0f}" for stage, count in one["by_stage"].items())
+        return one["shape"], one["transformers"], f"{one['per_generation']:.0f}", str(one["nsight"]["generate"]), stages
+
+    head = ("Shape", "transformers", "Waits seen, per generation", "In a Nsight export", "By stage")
+    return table(head, map(row, _results("sync-audit.jsonl")))
+
+
+def long_decode() -> str:
+    """Minute by minute: the lower edge of the lead, a step, and the memory at the last reading in it."""
+    made = json.loads((DATA / "long-decode.json").read_text())
+    generations, steps, clocks = made["generations"], made["steps"], made["clocks"]
+
+    def row(minute: str, edge: float) -> Iterator[str]:
+        yield str(int(minute) + 1)
+        yield f"{edge:.1f}"
+        yield f"{made['step_p50_ms_by_minute'][minute]:.1f}"
+        memory = [
+            one for one in made["memory"] if one["seconds"] - made["memory"][0]["seconds"] < 60 * (int(minute) + 1)
+        ]
+        yield f"{memory[-1]['rss_mb']:,.0f}"
+        yield f"{memory[-1]['allocated_mb']:,.0f}"
+
+    told = (
+        f"{generations} generations, {steps:,} steps in {made['seconds']:.0f} s. The lower edge of the lead moved by "
+        f"{made['lead_p1_spread_us']:.1f} µs; bounds were ± {clocks[0]['bound_us']:.1f} µs in the first generation and "
+        f"± {clocks[-1]['bound_us']:.1f} µs in the last, ± {max(one['bound_us'] for one in clocks):.1f} µs at most.\n\n"
+    )
+    head = ("Minute", "Lead, 1st percentile, µs", "Step, median, ms", "Process, MB", "Allocated on the GPU, MB")
+    return told + table(head, (row(*one) for one in made["lead_p1_us_by_minute"].items()))
+
+
+SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
+    "clock-runs": clock_runs,
+    "syncs": syncs,
+    "study": study,
+    "study-in-short": study_in_short,
+    "nsight": nsight,
+    "verdict-scores": verdict_scores,
+    "sync-audit": audited,
+    "long-decode": long_decode,
+}
