@@ -1,10 +1,11 @@
-"""What one traced stage cannot go below, from its parts, and what it costs in vlmtrace: measured in one run.
+"""What one traced stage cannot go below, and what it costs in vlmtrace: measured in one run.
 
-The floor of a stage is one pair of forward hooks that do nothing, one NVTX range, and for each of its two marks the
-runtime's own cudaEventRecord, the lookup of the raw stream, one reading of the host's clock, and two questions: whether
-torch is compiling, and whether this thread is in a generation (the hooks are the model's, not the thread's). Each part
-is a loop of its own; all loops take turns, shuffled, many times. The loops' own cost is taken off. Without a GPU there
-is no event and no stream in it, as there is none in vlmtrace.
+The floor of a stage is one pair of forward hooks, one NVTX range, and for each of its two marks the runtime's own
+cudaEventRecord, the lookup of the raw stream, one reading of the host's clock, and two questions: whether torch is
+compiling, and whether this thread is in a generation (the hooks are the model's, not the thread's). It is a module
+whose hooks make these calls and nothing else. Each part is a loop of its own besides. All loops take turns, shuffled,
+many times, and the loops' own cost is taken off. Without a GPU there is no event and no stream in it, as there is none
+in vlmtrace.
 
 Under a tool (`nsys profile ... scripts/overhead.py floor`) the same is measured with the tool attached, and said.
 """
@@ -93,12 +94,13 @@ class Stage:
         self.bare, self.hooked, self.traced = nn.Identity(), nn.Identity(), nn.Identity()
         self.hooked.register_forward_pre_hook(_before)
         self.hooked.register_forward_hook(_after)
-        self.placed = nn.Identity()
+        self.floor = nn.Identity()
         self._hooks = list(span_hooks(self.traced, names.KIND_OF[names.ENCODER], 0))
         self._current, self._observed = CURRENT, Observed(voice.listener.mark, lambda: None, Loop(self.traced))
         self.runtime = Runtime() if on_gpu else None
-        for register in (self.placed.register_forward_pre_hook, self.placed.register_forward_hook):
-            register(_only(self.runtime))
+        before, after = _only(self.runtime)
+        self.floor.register_forward_pre_hook(before)
+        self.floor.register_forward_hook(after)
 
     def __enter__(self) -> Stage:
         self._before, self._current.observed = self._current.observed, self._observed
@@ -123,7 +125,7 @@ class Stage:
             "bare": self._calling(self.bare),
             "hooked": self._calling(self.hooked),
             "traced": self._calling(self.traced),
-            "placed": self._calling(self.placed),
+            "floor": self._calling(self.floor),
             "nvtx": _nvtx(),
             "clock": _clock,
             "guard": _guard,
@@ -149,33 +151,50 @@ def _after(module: Any, args: Any, output: Any) -> None:
     """An empty hook."""
 
 
-def _only(runtime: Runtime | None) -> Callable[..., None]:
-    """A hook that makes the calls of one mark and nothing else: it keeps no time, and no event is there to be read."""
+def _only(runtime: Runtime | None) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Hooks that make the calls of one stage and nothing else: they keep no time, and no event is there to be read."""
     import torch
 
     from vlmtrace.capture.observed import CURRENT
 
     is_compiling, now = torch.compiler.is_compiling, time.monotonic_ns
+    push, pop, attributes = _range()
     if runtime is None:
 
-        def mark(*given: Any) -> None:  # noqa: ARG001
+        def before(*given: Any) -> None:  # noqa: ARG001
             is_compiling()
             CURRENT.observed  # noqa: B018
             now()
+            push(attributes)
 
-        return mark
+        def after(*given: Any) -> None:  # noqa: ARG001
+            is_compiling()
+            CURRENT.observed  # noqa: B018
+            pop()
+            now()
+
+        return before, after
 
     raw_stream, device = runtime.raw_stream, runtime.device
-    record, (event,), stream = runtime.fast_record(1)
+    record, (begin, end), stream = runtime.fast_record(2)
 
-    def mark_device(*given: Any) -> None:  # noqa: ARG001
+    def before_on_device(*given: Any) -> None:  # noqa: ARG001
         is_compiling()
         CURRENT.observed  # noqa: B018
         now()
         raw_stream(device)
-        record(event, stream)
+        record(begin, stream)
+        push(attributes)
 
-    return mark_device
+    def after_on_device(*given: Any) -> None:  # noqa: ARG001
+        is_compiling()
+        CURRENT.observed  # noqa: B018
+        pop()
+        now()
+        raw_stream(device)
+        record(end, stream)
+
+    return before_on_device, after_on_device
 
 
 def _empty(calls: int) -> None:
@@ -204,12 +223,15 @@ def _thread(calls: int) -> None:
         CURRENT.observed  # noqa: B018
 
 
-def _nvtx() -> Timed:
+def _range() -> tuple[Callable[[Any], object], Callable[[], object], Any]:
     import nvtx
 
     domain = nvtx.get_domain("overhead")
-    attributes = domain.get_event_attributes(message="stage")
-    push, pop = domain.push_range, domain.pop_range
+    return domain.push_range, domain.pop_range, domain.get_event_attributes(message="stage")
+
+
+def _nvtx() -> Timed:
+    push, pop, attributes = _range()
 
     def loop(calls: int) -> None:
         for _ in range(calls):
@@ -288,10 +310,9 @@ def interleaved(stage: Stage, calls: int, repeats: int) -> dict[str, list[float]
 
 
 def arithmetic(taken: dict[str, list[float]]) -> dict[str, Interval]:
-    """Each part, the floor, the traced stage (ns) and its ratio to the floor: differences and sums repeat by repeat.
+    """Each part, their sum, the floor, the traced stage (ns), and its ratio to both: worked out repeat by repeat.
 
-    ``placed`` has the calls of a floor where they belong, inside two hooks: there they cost more than in loops of their
-    own, which keep the processor's caches to themselves.
+    The sum is below the floor: a loop of one call has the processor's caches to itself.
     """
     each: dict[str, list[float]] = {
         "hooks": _minus(taken["hooked"], taken["bare"]),
@@ -299,13 +320,13 @@ def arithmetic(taken: dict[str, list[float]]) -> dict[str, Interval]:
     }
     a_mark = [each[name] for name in ("record", "stream", "clock", "guard", "thread") if name in each]
     once = (each["hooks"], each["nvtx"])
-    each["floor"] = [
+    each["sum"] = [
         sum(part[i] for part in once) + MARKS * sum(part[i] for part in a_mark) for i in range(len(each["hooks"]))
     ]
+    each["floor"] = _minus(taken["floor"], taken["bare"])
     each["traced"] = _minus(taken["traced"], taken["bare"])
-    each["placed"] = _minus(taken["placed"], taken["bare"])
-    each["ratio"] = [traced / floor for traced, floor in zip(each["traced"], each["floor"], strict=True)]
-    each["ratio_placed"] = [traced / floor for traced, floor in zip(each["traced"], each["placed"], strict=True)]
+    for ratio, base in (("ratio", "floor"), ("ratio_to_sum", "sum")):
+        each[ratio] = [traced / least for traced, least in zip(each["traced"], each[base], strict=True)]
     return {name: median_interval(values) for name, values in each.items()}
 
 
@@ -351,16 +372,12 @@ def lines(made: dict[str, Any]) -> list[str]:
     tool = "attached" if made["tool_attached"] else "not attached"
     injected = " (injected)" if any(name.endswith("INJECTION64_PATH") for name in os.environ) else ""
     texts = [f"{made['gpu']} · {made['path']} · an NVTX tool is {tool}{injected}"]
-    sums = (
-        ("floor", "floor of one stage"),
-        ("placed", "its calls inside two hooks"),
-        ("traced", "a stage in vlmtrace"),
-    )
+    sums = (("sum", "sum of these, two marks"), ("floor", "floor: all in two hooks"), ("traced", "a stage in vlmtrace"))
     for name, title in (*PARTS.items(), *sums):
         if name in floor:
             middle, low, high = floor[name]
             texts.append(f"{title:32} {middle:8.0f} ns  [{low:.0f}, {high:.0f}]")
-    for name, title in (("ratio", "vlmtrace / floor"), ("ratio_placed", "vlmtrace / its calls")):
+    for name, title in (("ratio", "vlmtrace / floor"), ("ratio_to_sum", "vlmtrace / sum")):
         middle, low, high = floor[name]
         texts.append(f"{title:32} {middle:8.2f}     [{low:.2f}, {high:.2f}]")
     memory = made.get("bytes_per_event")

@@ -124,23 +124,22 @@ def test_shapes_and_modes_have_tables_of_their_own_and_ways_their_order() -> Non
     assert text.index(WAYS["stage"].title) < text.index(WAYS["syncs"].title)
 
 
-def test_the_floor_takes_the_loop_off_and_counts_two_marks() -> None:
+def test_the_sum_takes_the_loop_off_and_counts_two_marks() -> None:
     taken = {"empty": 10.0, "bare": 500.0, "hooked": 1500.0, "traced": 9100.0, "nvtx": 160.0}
-    taken |= {"record": 1610.0, "stream": 180.0, "clock": 60.0, "guard": 210.0, "thread": 80.0, "placed": 6500.0}
+    taken |= {"record": 1610.0, "stream": 180.0, "clock": 60.0, "guard": 210.0, "thread": 80.0, "floor": 6500.0}
     made = floor.arithmetic({name: [ns] * 5 for name, ns in taken.items()})
     assert made["hooks"][0] == 1000
-    assert made["floor"][0] == 1000 + 150 + 2 * (1600 + 170 + 50 + 200 + 70)
+    assert made["sum"][0] == 1000 + 150 + 2 * (1600 + 170 + 50 + 200 + 70)
+    assert made["floor"][0] == 6000
     assert made["traced"][0] == 8600
-    assert made["ratio"][0] == pytest.approx(8600 / 5330)
-    assert made["ratio_placed"][0] == pytest.approx(8600 / 6000)
+    assert made["ratio"][0] == pytest.approx(8600 / 6000)
+    assert made["ratio_to_sum"][0] == pytest.approx(8600 / 5330)
 
 
-def test_the_floor_of_a_host_has_no_event_in_it() -> None:
+def test_the_sum_of_a_host_has_no_event_in_it() -> None:
     taken = {"empty": 0.0, "bare": 0.0, "hooked": 1000.0, "traced": 2000.0, "nvtx": 100.0, "clock": 50.0, "guard": 50.0}
-    taken |= {"thread": 25.0, "placed": 1800.0}
-    assert floor.arithmetic({name: [ns] * 3 for name, ns in taken.items()})["floor"][0] == 1000 + 100 + 2 * (
-        50 + 50 + 25
-    )
+    taken |= {"thread": 25.0, "floor": 1800.0}
+    assert floor.arithmetic({name: [ns] * 3 for name, ns in taken.items()})["sum"][0] == 1000 + 100 + 2 * (50 + 50 + 25)
 
 
 @pytest.fixture(scope="module")
@@ -380,7 +379,7 @@ def test_the_floor_is_measured_on_the_host_where_there_is_no_gpu(tmp_path: Path)
     assert made.returncode == 0, made.stderr
     told = json.loads((tmp_path / "floor.jsonl").read_text())
     assert (told["path"], told["tool_attached"]) == ("host clock", False)
-    parts, sums = {"hooks", "nvtx", "clock", "guard", "thread"}, {"floor", "placed", "traced", "ratio", "ratio_placed"}
+    parts, sums = {"hooks", "nvtx", "clock", "guard", "thread"}, {"sum", "floor", "traced", "ratio", "ratio_to_sum"}
     assert set(told["floor"]) == parts | sums
     assert "vlmtrace / floor" in made.stdout
 
