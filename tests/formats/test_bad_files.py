@@ -48,7 +48,7 @@ def of_another_tool() -> bytes:
     ("data", "says"),
     [
         (b"", "empty"),
-        (gzip.compress(b""), "empty"),
+        (gzip.compress(b"", mtime=0), "empty"),
         (b"SQLite format 3\0", "not a trace that vlmtrace wrote"),
         (b"hello", "not a trace that vlmtrace wrote"),
         (b'{"traceEvents":[]}', "not a trace that vlmtrace wrote"),
