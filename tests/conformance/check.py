@@ -63,13 +63,13 @@ def check(tiny: TinyModel, stages: Mapping[str, str] | None = None) -> Verdicts:
     torch.set_num_threads(1)  # sums in one order: equal inputs give equal numbers
     try:
         ids, seen = sight(tiny, NEW)
-        state, before = _state(tiny.model), snapshot()
-        with witnessed(tiny.model) as log, vlmtrace.trace(tiny.model, detail="layer", stages=stages) as session:
+        state, before = _state(tiny.held), snapshot()
+        with witnessed(tiny.model) as log, vlmtrace.trace(tiny.held, detail="layer", stages=stages) as session:
             traced = tiny.generate(NEW)
         left = leftovers(before)
     finally:
         torch.set_num_threads(threads)
-    if _state(tiny.model) != state:
+    if _state(tiny.held) != state:
         left.append("something is left on the model")
     return _Comparison(tiny.model, session.recording, log, seen).verdicts(torch.equal(ids, traced), left)
 

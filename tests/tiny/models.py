@@ -61,11 +61,20 @@ _IMAGE_TOKENS: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TinyModel:
-    """A model with CPU float32 weights and inputs of batch 1 with one image."""
+    """A model with CPU float32 weights and inputs of batch 1 with one image.
+
+    ``wrapper`` is what a person holds where something was put around the model.
+    """
 
     model: Any
     inputs: Mapping[str, Tensor]
     model_type: str
+    wrapper: Any = None
+
+    @property
+    def held(self) -> Any:
+        """The wrapper, or the model where there is none."""
+        return self.model if self.wrapper is None else self.wrapper
 
     def generate(self, new_tokens: int, **changed: Any) -> Tensor:
         """Token ids of a greedy generation of exactly ``new_tokens``; ``changed`` takes the place of inputs."""
@@ -76,7 +85,8 @@ class TinyModel:
         else:
             limits = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
         inputs = {name: value.clone() if isinstance(value, Tensor) else value for name, value in self.inputs.items()}
-        made = self.model.generate(**{**inputs, **changed}, do_sample=False, **limits)
+        owner = self.held if hasattr(self.held, "generate") else self.model
+        made = owner.generate(**{**inputs, **changed}, do_sample=False, **limits)
         return made[0] if isinstance(made, tuple) else made
 
 
