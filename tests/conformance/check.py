@@ -239,7 +239,7 @@ class _Comparison:
         told = {one.path for one in self.told.stages if one.stage == names.LM_HEAD}
         self._expect("output head", told, {self.facts.head} - {""})
         self._expect("calls of the head", self.found[names.LM_HEAD], len(self.facts.calls_of(self.facts.head)))
-        return RIGHT if told else "none"
+        return self._how(names.LM_HEAD) if told else "none"
 
 
 def _inside(call: Call, span: Span) -> bool:

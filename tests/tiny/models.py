@@ -1,4 +1,6 @@
-"""Every model type of transformers that takes images and text: tiny, random weights, the inputs for one image."""
+"""Every model type of transformers that takes images and text, and one that brings its own code: tiny, random weights,
+the inputs for one image.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from transformers import SiglipVisionConfig
 
 from tests.tiny.changes import IMAGE
 from tests.tiny.pictures import pixels
+from tests.tiny.remote_code import MOLMO_LAYOUT, molmo_layout
 from tests.tiny.shrinking import class_of, known_types, tiny_config
 
 __all__ = [
@@ -28,6 +31,7 @@ PICTURES: Final = (
     "image_patches",
     "flattened_patches",
     "pixel_values_videos",
+    "images",
 )
 """The inputs that hold an image's own numbers."""
 TIMM_TOWERS: Final = ("fast_vlm", "gemma3n", "perception_lm")
@@ -91,14 +95,16 @@ class TinyModel:
 
 
 def buildable() -> list[str]:
-    """The model types that the installed transformers knows and :func:`build` makes."""
-    return [kind for kind in known_types() if kind not in LEFT_OUT]
+    """The model types that :func:`build` makes: what the installed transformers knows, and one with its own code."""
+    return sorted({*known_types(), MOLMO_LAYOUT} - LEFT_OUT.keys())
 
 
 def build(model_type: str) -> TinyModel:
     """The model and its inputs, the same each time."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
+        if model_type == MOLMO_LAYOUT:
+            return TinyModel(*molmo_layout(), model_type)
         config = tiny_config(model_type)
         if model_type in TIMM_TOWERS:
             _take_a_siglip_tower(config)
