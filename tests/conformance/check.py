@@ -98,7 +98,8 @@ class _Comparison:
         self._findings()
         if not same:
             self.problems.append("tracing changed the tokens")
-        tokens = RIGHT if same and self.recording.generations[0].new_tokens == (NEW,) else "wrong"
+        counted = set(self.recording.generations[0].new_tokens) == {NEW}
+        tokens = RIGHT if same and counted else "wrong"
         return Verdicts(tokens, *made, "wrong" if left else "nothing", self._when(), tuple(self.problems))
 
     def _judged(self, part: Any) -> str:
