@@ -11,7 +11,8 @@ import torch
 from accelerate.hooks import AlignDevicesHook, ModelHook, SequentialHook
 from torch import nn
 
-from vlmtrace.capture.environment import working_device
+from vlmtrace.capture.discovery.anatomy import Anatomy
+from vlmtrace.capture.environment import describe_model, working_device
 from vlmtrace.capture.recorder import execution_device
 
 
@@ -53,6 +54,24 @@ def test_an_offloaded_model_works_on_the_device_that_was_asked_for(offload: Any,
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert working_device(model) == GPU
     assert execution_device(model) == 1
+
+
+@pytest.mark.parametrize(
+    ("device_map", "notes"),
+    [
+        ({"": "cpu"}, ()),
+        (
+            {"0": "cpu", "1": "disk"},
+            ("weights are offloaded: bringing them in for each call is part of the stages",),
+        ),
+    ],
+)
+def test_that_weights_are_offloaded_is_noted(
+    device_map: dict[str, str], notes: tuple[str, ...], tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    accelerate.dispatch_model(model, device_map, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
+    assert describe_model(Anatomy(model)).notes == notes
 
 
 def test_without_hooks_work_runs_where_weights_are() -> None:
