@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Holds what vlmtrace tells of every vision-language model type of transformers against what really ran.
 
-    scripts/conformance.py                         every type that the installed transformers knows
+    scripts/conformance.py                         every type that the installed transformers knows, and molmo_layout,
+                                                   whose code comes from a folder as Molmo's does
     scripts/conformance.py llava qwen3_vl          these
     scripts/conformance.py --json OUT.json         keep the result too
 
@@ -74,7 +75,7 @@ def _options() -> argparse.Namespace:
     for kind in options.types:
         if kind in LEFT_OUT:
             parser.error(f"'{kind}' is left out: {LEFT_OUT[kind]}")
-        if kind not in known_types():
+        if kind not in buildable():
             parser.error(f"'{kind}' is no model type of transformers {transformers.__version__} that takes images")
     if options.json is not None and not options.json.parent.is_dir():
         parser.error(f"--json: the folder '{options.json.parent}' does not exist")

@@ -39,6 +39,8 @@ def _provoked_by_what_ran(good: Recording) -> Iterator[tuple[Slug, str, Recordin
     yield Slug.INCOMPLETE, "an error or an interrupt ended a generation, or the recording", broken
     yield Slug.NO_VISION, "images went in and no vision stage was seen", blind
     yield Slug.NO_VISION, "no image went in", with_inputs(blind, batch=1)
+    textual = replace(blind, models=(replace(good.models[0], class_name="LlamaForCausalLM", stages=()),))
+    yield Slug.NO_VISION, "the model has no vision part", with_inputs(textual, batch=1)
     yield Slug.NOT_SEPARABLE, "a stage that was asked for ran inside compiled code", with_mode(good, "compiled")
     yield Slug.GUESSED_STAGE, "nothing but a module’s name says that it is a stage", guessed
     yield Slug.SEVERAL_MODELS, "the counted generations are not all of one model", two_models

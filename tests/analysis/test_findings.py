@@ -94,6 +94,29 @@ def test_text_alone_is_said_to_be_text_alone() -> None:
     assert "no image went in" in finding.evidence
 
 
+def test_a_model_without_a_vision_part_is_not_asked_for_an_image() -> None:
+    made = with_inputs(blind(recording(*FIVE)), batch=1)
+    model = replace(made.models[0], class_name="LlamaForCausalLM", stages=())
+    finding = found(replace(made, models=(model,)))[Slug.NO_VISION]
+    assert "none was found in LlamaForCausalLM" in finding.evidence
+    assert "--stage vision=" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pixel_values", "pixel_values_videos", "image_pixel_values", "image_patches", "flattened_patches", "images"],
+)
+def test_pixels_that_nobody_can_count_went_in_all_the_same(name: str) -> None:
+    made = with_inputs(blind(recording(*FIVE)), batch=1, shapes={"input_ids": [1, 8], name: [1, 8, 12]})
+    assert "images went in" in found(made)[Slug.NO_VISION].evidence
+
+
+@pytest.mark.parametrize("name", ["image_embeds_position_mask", "cross_attention_mask", "mm_token_type_ids"])
+def test_what_only_tells_where_images_would_be_is_no_image(name: str) -> None:
+    made = with_inputs(blind(recording(*FIVE)), batch=1, shapes={"input_ids": [1, 8], name: [1, 8]})
+    assert "no image went in" in found(made)[Slug.NO_VISION].evidence
+
+
 def test_models_counted_together_are_told() -> None:
     made = recording(*FIVE)
     made = with_generation(replace(made, models=made.models * 2), 3, model=1)

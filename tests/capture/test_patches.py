@@ -66,6 +66,39 @@ def test_every_class_that_defines_the_method_is_wrapped_and_results_pass_through
     assert classes(module) == before
 
 
+def test_a_method_that_somebody_took_while_it_was_wrapped_is_the_classs_own_afterwards(source: str) -> None:
+    module = importlib.import_module(source)
+    told: list[str] = []
+    patched = patches(source, told)
+    patched.install()
+    taken = module.Base().run
+    patched.remove()
+    assert taken(1) == ("base", 1)
+    assert told == []
+
+
+def test_a_method_that_an_instance_holds_itself_is_wrapped_on_it_and_put_back(source: str) -> None:
+    module = importlib.import_module(source)
+    told: list[object] = []
+
+    def around(original: Any, owner: Any, args: Any, kwargs: Any) -> Any:
+        told.append(owner)
+        return original(owner, *args, **kwargs)
+
+    held, plain, own = module.Base(), module.Base(), module.Base().run
+    held.run = own
+    patched = Patches(())
+    patched.install()
+    for instance in (held, plain):
+        patched.shadow(instance, "run", around)
+    taken = held.run
+    assert (held.run(1), plain.run(x=2)) == (("base", 1), ("base", 2))
+    assert told == [held], "what has no method of its own has its class's, wrapped there"
+    patched.remove()
+    assert (vars(held), vars(plain)) == ({"run": own}, {})
+    assert (taken(1), told) == (("base", 1), [held])
+
+
 def test_a_class_defined_while_installed_is_wrapped_and_put_back(source: str) -> None:
     module = importlib.import_module(source)
     told: list[str] = []

@@ -141,6 +141,19 @@ def test_a_recording_inside_a_recorded_program_is_refused_in_one_line(folder: Pa
     assert outcome.exit_code == 1
 
 
+def test_an_error_inside_a_package_is_told_at_the_programs_own_line(folder: Path, capsys) -> None:
+    (folder / "site-packages").mkdir()
+    _write(
+        folder / "site-packages" / "called.py",
+        "from vlmtrace.errors import VlmtraceError\n\ndef call():\n    raise VlmtraceError('no such stage', 'look')\n",
+    )
+    _write(folder / "job.py", "import sys\nsys.path.append('site-packages')\nimport called\ncalled.call()\n")
+
+    program.run(program.parse(["job.py"]))
+
+    assert capsys.readouterr().err == f"vlmtrace: error: {folder / 'job.py'}, line 4: no such stage: look\n"
+
+
 def test_what_ended_a_program_is_told_and_never_raised(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def outcome(code: str) -> Outcome:
         return program.run(Program("code", code, ()))

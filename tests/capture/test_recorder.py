@@ -199,6 +199,34 @@ def test_a_method_taken_before_the_block_records_nothing_and_the_summary_says_so
     assert "nothing-recorded" in session.render()
 
 
+def test_a_method_taken_inside_the_block_records_nothing_after_it() -> None:
+    tiny = build("llama")
+    before = state_of(tiny.model)
+    with vlmtrace.trace(tiny.model) as first:
+        taken = tiny.model.generate
+        taken(**tiny.inputs, max_new_tokens=2)
+    taken(**tiny.inputs, max_new_tokens=2)
+    assert state_of(tiny.model) == before
+    with vlmtrace.trace(tiny.model) as second:
+        taken(**tiny.inputs, max_new_tokens=2)
+        generate(tiny)
+    assert [len(session.recording.generations) for session in (first, second)] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["llava", "blip-2"])
+def test_a_generate_that_the_model_holds_itself_is_the_generation(name: str) -> None:
+    tiny = build(name)
+    expected = counts(record(tiny)[1])
+    own = tiny.model.__dict__["generate"] = tiny.model.generate
+    try:
+        _, recording = record(tiny)
+        assert tiny.model.__dict__["generate"] is own
+    finally:
+        del tiny.model.__dict__["generate"]
+    assert counts(recording) == expected
+    assert recording.models[0].class_name == type(tiny.model).__name__
+
+
 def test_users_spans_lie_around_and_inside_generations() -> None:
     tiny = build("llama")
     work = vlmtrace.span("work")

@@ -268,6 +268,35 @@ def test_ctrl_c_while_a_model_runs_keeps_what_was_recorded(type_in, folder: Path
     assert made.incomplete == "KeyboardInterrupt"
 
 
+def test_a_program_with_a_lora_model_is_told_as_its_base_and_takes_its_own_paths(
+    type_in, job: Path, folder: Path
+) -> None:
+    wrap = (
+        "import peft\n    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=['q_proj']))\n    inputs ="
+    )
+    job.write_text(_PROGRAM.replace("inputs =", wrap, 1))
+    stage = "vision=base_model.model.model.vision_tower"
+
+    typed = type_in("record", "--stage", stage, "--", "job.py", saved("llava"))
+
+    assert typed.code == 0, typed.err
+    (model,) = api.load(folder / "job-001.pftrace").models
+    assert model.class_name == "LlavaForConditionalGeneration"
+    assert ("vision.encoder", "model.vision_tower", "--stage") in [(s.stage, s.path, s.how) for s in model.stages]
+
+
+def test_a_stage_that_the_programs_model_lacks_is_told_once_and_at_the_programs_own_line(
+    type_in, job: Path, folder: Path
+) -> None:
+    typed = type_in("record", "--stage", "vision=model.towr", "--", "job.py", saved("llava"))
+
+    assert typed.code == 1
+    first, second = (line for line in typed.err.splitlines() if line.startswith("vlmtrace: error: "))
+    at = _PROGRAM[: _PROGRAM.index("model.generate")].count("\n") + 1
+    assert first.startswith(f"vlmtrace: error: {job}, line {at}: --stage vision=model.towr: no module 'model.towr'")
+    assert second == "vlmtrace: error: 'job.py' failed before a generation began: nothing was recorded"
+
+
 def test_a_program_that_generates_nothing_leaves_no_trace_and_says_so(type_in, folder: Path) -> None:
     typed = type_in("record", "--", "python", "-c", "print('hello')")
 

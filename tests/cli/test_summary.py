@@ -20,20 +20,26 @@ def test_a_trace_is_shown_as_the_report_renders_it(type_in, folder: Path) -> Non
         assert (typed.code, typed.out, typed.err) == (0, render(summarise(made), form), "")
 
 
-def test_the_clock_and_the_launch_are_shown_when_asked_for(type_in, folder: Path) -> None:
+def test_each_view_is_shown_when_asked_for(type_in, folder: Path) -> None:
     made = recording(Shape(lead=0))
     api.save(made, folder / "a.pftrace")
 
-    for words, views in ((["--clock"], ["clock"]), (["--launch"], ["launch"]), (["--launch", "--clock"], VIEWS)):
+    for words, views in (
+        (["--clock"], ["clock"]),
+        (["--launch"], ["launch"]),
+        (["--launch", "--stages", "--clock"], VIEWS),
+    ):
         for form in ("table", "markdown"):
             typed = type_in("summary", *words, "a.pftrace", "--format", form)
             assert (typed.code, typed.out, typed.err) == (0, render(summarise(made), form, views=views), "")
 
 
-def test_json_has_the_clock_and_the_launch_without_being_asked(type_in, folder: Path) -> None:
+def test_json_has_every_view_without_being_asked(type_in, folder: Path) -> None:
     api.save(recording(Shape(lead=0)), folder / "a.json")
 
-    plain, asked = (type_in("summary", *words, "a.json", "--format", "json") for words in ([], ["--clock", "--launch"]))
+    plain, asked = (
+        type_in("summary", *words, "a.json", "--format", "json") for words in ([], ["--stages", "--clock", "--launch"])
+    )
 
     assert plain.out == asked.out
     assert json.loads(plain.out)["clock"]["devices"][0]["bound_ns"]["p50"] == 5_000

@@ -99,7 +99,7 @@ def test_the_json_places_each_stretch_within_its_generation() -> None:
 
 
 def test_an_unknown_view_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="unknown view 'heat' of a summary: use one of clock, launch"):
+    with pytest.raises(UsageError, match="unknown view 'heat' of a summary: use one of stages, clock, launch"):
         render(summarise(recording()), views=["heat"])
 
 

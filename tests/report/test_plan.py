@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from tests.report.goldens import MODEL
-from vlmtrace.report import plan_text
+from tests.synthetic import recording
+from vlmtrace.analysis.summary import summarise
+from vlmtrace.report import plan_text, render, view
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import FoundStage
 
@@ -63,3 +66,22 @@ def test_paths_are_printed_whole_and_without_their_controls() -> None:
     text = plan_text(replace(MODEL, stages=parts))
     assert long in text
     assert all(line.isprintable() for line in text.splitlines())
+
+
+def test_below_a_summary_each_model_has_a_section_with_its_guesses_and_notes() -> None:
+    model = replace(MODEL, notes=("model is called through forward(): hooks on it never fire",))
+    (section,) = view(summarise(replace(recording(), models=(model,))), ["stages"])
+    assert section.title == "stages of Qwen2_5_VLForConditionalGeneration"
+    assert ("│ ├ encoder", "model.visual", "get_encoder(image)") in section.rows
+    assert ("│ └ projector", "model.visual.merger", "touched by visual.forward ?") in section.rows
+    assert section.notes == (
+        ("? a guess: confirm or correct it with --stage vision.projector=MODULE.PATH",),
+        ("note: model is called through forward(): hooks on it never fire",),
+    )
+
+
+def test_json_has_each_part_and_the_notes() -> None:
+    model = replace(MODEL, notes=("no decoder blocks found",))
+    told = json.loads(render(summarise(replace(recording(), models=(model,))), "json"))["models"][0]
+    assert [FoundStage(**part) for part in told["stages"]] == list(MODEL.stages)
+    assert told["notes"] == ["no decoder blocks found"]

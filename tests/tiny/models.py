@@ -1,4 +1,6 @@
-"""Every model type of transformers that takes images and text: tiny, random weights, the inputs for one image."""
+"""Every model type of transformers that takes images and text, and one that brings its own code: tiny, random weights,
+the inputs for one image.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +11,16 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from transformers import SiglipVisionConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, SiglipVisionConfig
 
 from tests.tiny.changes import IMAGE
 from tests.tiny.pictures import pixels
-from tests.tiny.shrinking import class_of, known_types, tiny_config
+from tests.tiny.remote_code import MOLMO_LAYOUT, molmo_layout
+from tests.tiny.shrinking import class_of, known_types, shrunk_config, tiny_config
 
 __all__ = [
-    "LEFT_OUT", "NEEDS_IMAGE", "PICTURES", "TIMM_TOWERS", "TinyModel", "build", "buildable", "with_images",
-    "without_image",
+    "LEFT_OUT", "NEEDS_IMAGE", "PICTURES", "TIMM_TOWERS", "TinyModel", "build", "build_text", "buildable", "twice",
+    "with_images", "with_video", "without_image",
 ]  # fmt: skip
 
 PICTURES: Final = (
@@ -28,6 +31,7 @@ PICTURES: Final = (
     "image_patches",
     "flattened_patches",
     "pixel_values_videos",
+    "images",
 )
 """The inputs that hold an image's own numbers."""
 TIMM_TOWERS: Final = ("fast_vlm", "gemma3n", "perception_lm")
@@ -52,6 +56,7 @@ NEEDS_IMAGE: Final = frozenset(
      "vision-encoder-decoder")
 )  # fmt: skip
 """Types whose generate() refuses to run on words alone."""
+_OF_AN_IMAGE: Final = ("pixel_values", "image_grid_thw", "image_merge_sizes")
 _SPEAK: Final = ("qwen2_5_omni", "qwen3_omni_moe")
 """Generate through an inner model, and would answer with sound too."""
 _IMAGE_TOKENS: Final = (
@@ -61,11 +66,20 @@ _IMAGE_TOKENS: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TinyModel:
-    """A model with CPU float32 weights and inputs of batch 1 with one image."""
+    """A model with CPU float32 weights and inputs of batch 1 with one image.
+
+    ``wrapper`` is what a person holds where something was put around the model.
+    """
 
     model: Any
     inputs: Mapping[str, Tensor]
     model_type: str
+    wrapper: Any = None
+
+    @property
+    def held(self) -> Any:
+        """The wrapper, or the model where there is none."""
+        return self.model if self.wrapper is None else self.wrapper
 
     def generate(self, new_tokens: int, **changed: Any) -> Tensor:
         """Token ids of a greedy generation of exactly ``new_tokens``; ``changed`` takes the place of inputs."""
@@ -76,19 +90,22 @@ class TinyModel:
         else:
             limits = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
         inputs = {name: value.clone() if isinstance(value, Tensor) else value for name, value in self.inputs.items()}
-        made = self.model.generate(**{**inputs, **changed}, do_sample=False, **limits)
+        owner = self.held if hasattr(self.held, "generate") else self.model
+        made = owner.generate(**{**inputs, **changed}, do_sample=False, **limits)
         return made[0] if isinstance(made, tuple) else made
 
 
 def buildable() -> list[str]:
-    """The model types that the installed transformers knows and :func:`build` makes."""
-    return [kind for kind in known_types() if kind not in LEFT_OUT]
+    """The model types that :func:`build` makes: what the installed transformers knows, and one with its own code."""
+    return sorted({*known_types(), MOLMO_LAYOUT} - LEFT_OUT.keys())
 
 
 def build(model_type: str) -> TinyModel:
     """The model and its inputs, the same each time."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
+        if model_type == MOLMO_LAYOUT:
+            return TinyModel(*molmo_layout(), model_type)
         config = tiny_config(model_type)
         if model_type in TIMM_TOWERS:
             _take_a_siglip_tower(config)
@@ -116,6 +133,41 @@ def with_images(tiny: TinyModel, count: int) -> TinyModel:
         elif name.endswith("token_type_ids"):
             inputs[name] = torch.cat([value[:, :2], *[value[:, 2:-1]] * count, value[:, -2:]], dim=1)
     return replace(tiny, inputs=inputs)
+
+
+def with_video(tiny: TinyModel, *, beside_image: bool) -> TinyModel:
+    """The same model asked about a video as long and as large as its image, alone or behind that image.
+
+    For the types that take both as rows of patches.
+    """
+    config = getattr(tiny.model, "thinker", tiny.model).config
+    image, video = config.image_token_id, config.video_token_id
+    places = int((tiny.inputs["input_ids"] == image).sum())
+    prompt = _around(*[*[image] * places, 9] * beside_image, *[video] * places)
+    ids = prompt["input_ids"]
+    inputs = {**prompt, "pixel_values_videos": tiny.inputs["pixel_values"].flip(0)}
+    if beside_image:
+        inputs |= {name: tiny.inputs[name] for name in _OF_AN_IMAGE if name in tiny.inputs}
+    for name, same in (("image_grid_thw", "video_grid_thw"), ("image_merge_sizes", "video_merge_sizes")):
+        if name in tiny.inputs:
+            inputs[same] = tiny.inputs[name]
+    if "mm_token_type_ids" in tiny.inputs:
+        inputs["mm_token_type_ids"] = (ids == image).long() + 2 * (ids == video).long()
+    return replace(tiny, inputs=inputs)
+
+
+def twice(tiny: TinyModel) -> TinyModel:
+    """The same model asked the same twice in one batch."""
+    return replace(tiny, inputs={name: torch.cat([value, value]) for name, value in tiny.inputs.items()})
+
+
+def build_text(model_type: str) -> TinyModel:
+    """A language model that sees nothing, and four words."""
+    default = AutoConfig.for_model(model_type)
+    auto = AutoModelForSeq2SeqLM if default.is_encoder_decoder else AutoModelForCausalLM
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return TinyModel(auto.from_config(shrunk_config(default)).eval(), _around(), model_type)
 
 
 def _take_a_siglip_tower(config: Any) -> None:

@@ -16,7 +16,7 @@ from transformers.models.auto import modeling_auto
 
 from tests.tiny.changes import CHANGES, EACH_KIND
 
-__all__ = ["class_of", "known_types", "tiny_config"]
+__all__ = ["class_of", "known_types", "shrunk_config", "tiny_config"]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -86,6 +86,11 @@ def tiny_config(model_type: str) -> PretrainedConfig:
     shrunk = _with_small_tokens(_shrunk(default))
     changed = _changed(shrunk, copy.deepcopy(CHANGES.get(model_type, {})))
     return kind(**_with_each_kind(changed, default))
+
+
+def shrunk_config(default: PretrainedConfig) -> PretrainedConfig:
+    """The same config in small, with nothing changed beside sizes and token ids."""
+    return type(default)(**_with_small_tokens(_shrunk(default.to_dict())))
 
 
 def _default(model_type: str, kind: Any) -> dict[str, Any]:

@@ -13,10 +13,13 @@ from typing import Final
 from vlmtrace.analysis import hardware, steadiness, trust, waste
 from vlmtrace.analysis.case import Case, Finding, Slug, counted_text
 from vlmtrace.analysis.launch import Verdict
+from vlmtrace.analysis.measured import Measured
 from vlmtrace.timeline import names
 
 __all__ = ["ENOUGH_REPEATS", "Case", "Finding", "Slug", "find"]
 
+_PIXELS: Final = re.compile(r"pixel_values|(^|_)(images?|patches|videos?)$")
+"""Names under which models take an image's own numbers."""
 ENOUGH_REPEATS: Final = 5
 """With fewer timed generations a median says little and a 95th percentile is the slowest one."""
 
@@ -59,16 +62,29 @@ def _incomplete(case: Case) -> Finding | None:
 def _no_vision(case: Case) -> Finding | None:
     if not case.counted or any(one.stages.vision for one in case.counted):
         return None
-    images = sum(_integer(one.generation.inputs.get("images")) for one in case.counted)
-    if images and all(one.generation.mode == "compiled" for one in case.counted):
+    given = any(map(_has_pixels, case.counted))
+    if given and all(one.generation.mode == "compiled" for one in case.counted):
         return None  # it may have run inside compiled code: told as that
-    if images:
+    if given:
         return Finding(
             Slug.NO_VISION,
             "images went in, but no vision part was seen to run",
-            "name it: --stage vision=MODULE.PATH (record --dry-run shows the tree)",
+            "name it: --stage vision=MODULE.PATH (record --dry-run and summary --stages show the tree)",
+        )
+    models = [case.recording.models[at] for at in sorted({one.generation.model for one in case.counted})]
+    if not any(part.stage == names.VISION for model in models for part in model.stages):
+        return Finding(
+            Slug.NO_VISION,
+            f"no vision ran: none was found in {models[0].class_name}, and no image went in",
+            "if it can see, name what sees: --stage vision=MODULE.PATH",
         )
     return Finding(Slug.NO_VISION, "no vision ran: no image went in", "pass one to see the vision stage")
+
+
+def _has_pixels(one: Measured) -> bool:
+    """Whether ``generate()`` was handed an image or a video, also where nobody can count how many."""
+    images, shapes = one.generation.inputs.get("images"), one.generation.inputs.get("shapes")
+    return bool(images) or any(_PIXELS.search(name) for name in (shapes if isinstance(shapes, dict) else ()))
 
 
 def _not_separable(case: Case) -> Finding | None:
@@ -78,7 +94,7 @@ def _not_separable(case: Case) -> Finding | None:
     """
     compiled = [one for one in case.counted if one.generation.mode == "compiled"]
     hidden = ["layers and head of the compiled steps"] if case.recording.detail != "stage" else []
-    if any(not one.stages.vision and one.generation.inputs.get("images") for one in compiled):
+    if any(not one.stages.vision and _has_pixels(one) for one in compiled):
         hidden.append("vision")
     if not compiled or not hidden:
         return None

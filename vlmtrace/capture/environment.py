@@ -6,6 +6,7 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,7 +67,7 @@ def describe_model(anatomy: Anatomy) -> TracedModel:
         device="" if device is None else str(device),
         attention=str(getattr(config, "_attn_implementation", "") or ""),
         stages=anatomy.stages(),
-        notes=anatomy.notes,
+        notes=(*anatomy.notes, *_offloaded(root)),
     )
 
 
@@ -77,12 +78,24 @@ def working_device(model: nn.Module) -> torch.device | None:
     an offloaded model's root may name none.
     """
     for module in model.modules():
-        hook = getattr(module, "_hf_hook", None)
-        for one in getattr(hook, "hooks", (hook,)):
+        for one in _hooks(module):
             device = getattr(one, "execution_device", None)
             if device is not None:
                 return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
     return next((p.device for p in model.parameters() if p.device.type != "meta"), None)
+
+
+def _offloaded(model: nn.Module) -> tuple[str, ...]:
+    """A note where accelerate brings weights in for each call and takes them away after it."""
+    if not any(getattr(hook, "offload", False) for module in model.modules() for hook in _hooks(module)):
+        return ()
+    return ("weights are offloaded: bringing them in for each call is part of the stages",)
+
+
+def _hooks(module: nn.Module) -> tuple[Any, ...]:
+    """The hooks that accelerate has put on a module."""
+    hook = getattr(module, "_hf_hook", None)
+    return tuple(getattr(hook, "hooks", (hook,)))
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -38,9 +38,11 @@ class Patches:
     def __init__(self, families: Sequence[Family]) -> None:
         self._families = tuple(families)
         self._undo: list[Callable[[], None]] = []
+        self._installed = False
         self._watch: _ImportWatch | None = None
 
     def install(self) -> None:
+        self._installed = True
         missing: dict[str, list[Family]] = {}
         for family in self._families:
             module = sys.modules.get(family.module)
@@ -52,7 +54,30 @@ class Patches:
             self._watch = _ImportWatch(missing, self._patch_family)
             sys.meta_path.insert(0, self._watch)
 
+    def shadow(self, owner: Any, name: str, around: Around) -> None:
+        """Wrap a method that ``owner`` holds itself, in the place of its class's; nothing where it holds none.
+
+        FSDP2 gives a model such a one, bound to what the class had before.
+        """
+        own = vars(owner).get(name)
+        if own is None:
+            return
+
+        @functools.wraps(own)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not self._installed:
+                return own(*args, **kwargs)
+            return around(lambda _, *given, **named: own(*given, **named), owner, args, kwargs)
+
+        def restore() -> None:
+            if vars(owner).get(name) is wrapper:
+                vars(owner)[name] = own
+
+        vars(owner)[name] = wrapper
+        self._undo.append(restore)
+
     def remove(self) -> None:
+        self._installed = False
         if self._watch is not None:
             with contextlib.suppress(ValueError):  # the program may have changed the list
                 sys.meta_path.remove(self._watch)
@@ -70,9 +95,19 @@ class Patches:
         for name, around in methods.items():
             original = cls.__dict__.get(name)
             if isinstance(original, FunctionType) and not hasattr(original, _MARK):
-                wrapper = _wrapped(original, around)
+                wrapper = self._wrapped(original, around)
                 setattr(cls, name, wrapper)
                 self._undo.append(functools.partial(_put_back, cls, name, wrapper, original))
+
+    def _wrapped(self, original: Callable[..., Any], around: Around) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def wrapper(owner: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if not self._installed:  # somebody took the method while it was wrapped, and keeps it
+                return original(owner, *args, **kwargs)
+            return around(original, owner, args, kwargs)
+
+        setattr(wrapper, _MARK, original)
+        return wrapper
 
     def _watch_subclasses(self, base: type, methods: dict[str, Around]) -> None:
         """Patch classes defined from now on, after whatever the base does with its new subclasses."""
@@ -99,15 +134,6 @@ class Patches:
 
 _MARK: Final = "_vlmtrace_original"
 _HOOK: Final = "__init_subclass__"
-
-
-def _wrapped(original: Callable[..., Any], around: Around) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return around(original, self, args, kwargs)
-
-    setattr(wrapper, _MARK, original)
-    return wrapper
 
 
 def _put_back(cls: type, name: str, wrapper: Any, original: Any) -> None:

@@ -31,6 +31,7 @@ EXIT_INTERRUPTED: Final = 130
 """What a shell says of a program that Ctrl-C ended."""
 
 _PACKAGE: Final = str(Path(__file__).resolve().parent.parent) + os.sep
+_PACKAGES: Final = frozenset(("site-packages", "dist-packages"))
 _PYTHON: Final = re.compile(r"python(\d+(\.\d+)?)?(\.exe)?")
 _ACCEPTED_FLAGS: Final = frozenset(("-u", "-B"))
 """Options of Python that change nothing that matters here; every other one cannot be applied to a running process."""
@@ -146,9 +147,13 @@ def _failed(error: BaseException) -> Outcome:
 
 
 def _place(error: BaseException) -> str:
-    """Where the program was when the error was raised: ``job.py, line 7: ``; its tracer's frames are gone already."""
+    """Where the program was when the error was raised: ``job.py, line 7: ``; its tracer's frames are gone already.
+
+    A line of its own, and not of a package that it called, where there is one.
+    """
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
+    own = [frame for frame in frames if _PACKAGES.isdisjoint(Path(frame.filename).parts)] or frames
+    return f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
 
 
 def _without_own_frames(error: BaseException, seen: set[int]) -> None:

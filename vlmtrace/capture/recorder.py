@@ -114,8 +114,10 @@ class Recorder:
         self._timed_range = RecordingRange(domain)
         self.origin = (time.monotonic_ns(), time.time_ns())
         self._wanted: frozenset[int] | None = None
+        self._named: list[nn.Module] = []
         if models is not None:
             plans = [self.plans.of(model) for model in models]
+            self._named = [part.module for plan in plans for part in plan.anatomy.generating]
             self._wanted = frozenset().union(*(plan.generating for plan in plans))
 
     def start(self) -> Recorder:
@@ -128,6 +130,9 @@ class Recorder:
         _active = self
         self.origin = (time.monotonic_ns(), time.time_ns())
         self._patches.install()
+        for model in self._named:
+            self._patches.shadow(model, "generate", self._around_generate)
+        self._named.clear()
         self.disturbances.install()
         return self
 

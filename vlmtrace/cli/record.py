@@ -163,7 +163,9 @@ def _record_program(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk
         outcome = program.run(job)
     recording = recorder.finish(outcome.error)
     if not recording.generations:
-        line = f"'{job.target if job.kind != 'code' else 'python -c'}' called no generate() of a transformers model"
+        line = f"'{job.target if job.kind != 'code' else 'python -c'}' "
+        failed = outcome.error is not None
+        line += "failed before a generation began" if failed else "called no generate() of a transformers model"
         if recorder.batching:
             line += " but generate_batch(), which is not traced"
         click.echo(f"vlmtrace: error: {line}: nothing was recorded", err=True)

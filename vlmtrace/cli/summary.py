@@ -20,15 +20,16 @@ __all__ = ["show", "summary"]
 @click.command(context_settings={"show_default": True})
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="How to show the summary.")
+@click.option("--stages", "stages", is_flag=True, help="Show which modules the stages are, and how each was found.")
 @click.option("--clock", "clock", is_flag=True, help="Show how the GPU's clock was laid on the host's, and how well.")
 @click.option("--launch", "launch", is_flag=True, help="Show the evidence of each verdict, and host-bound stretches.")
-def summary(files: tuple[Path, ...], form: str, *, clock: bool, launch: bool) -> None:
+def summary(files: tuple[Path, ...], form: str, *, stages: bool, clock: bool, launch: bool) -> None:
     """Show where the time went in each trace FILE (default: the newest one in this folder).
 
-    Several files give one table after another, or with --format json one array. JSON has what --clock and --launch
-    show without being asked.
+    Several files give one table after another, or with --format json one array. JSON has what --stages, --clock
+    and --launch show without being asked.
     """
-    views = [name for name, asked in (("clock", clock), ("launch", launch)) if asked]
+    views = [name for name, asked in (("stages", stages), ("clock", clock), ("launch", launch)) if asked]
     paths = files or (destination.newest(),)
     if not files:
         click.echo(f"Reading {paths[0]}", err=True)

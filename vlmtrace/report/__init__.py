@@ -11,7 +11,7 @@ from vlmtrace.report.clock import clock_sections
 from vlmtrace.report.document import document_text
 from vlmtrace.report.launch import launch_sections
 from vlmtrace.report.markdown import markdown_text
-from vlmtrace.report.plan import plan_text
+from vlmtrace.report.plan import plan_sections, plan_text
 from vlmtrace.report.sections import Section
 from vlmtrace.report.table import WIDTH, SummaryTable, table_text
 
@@ -20,7 +20,11 @@ __all__ = ["FORMATS", "VIEWS", "SummaryTable", "plan_text", "render", "view"]
 FORMATS: Final = ("table", "json", "markdown")
 """What :func:`render` can make, the default first."""
 
-_VIEWS: Final[Mapping[str, Callable[[Summary], list[Section]]]] = {"clock": clock_sections, "launch": launch_sections}
+_VIEWS: Final[Mapping[str, Callable[[Summary], list[Section]]]] = {
+    "stages": plan_sections,
+    "clock": clock_sections,
+    "launch": launch_sections,
+}
 VIEWS: Final = tuple(_VIEWS)
 """What a table or Markdown can show below the summary when asked; JSON always has all of it."""
 

@@ -18,6 +18,7 @@ from vlmtrace.report.clock import clock_document
 from vlmtrace.report.definitions import COLUMNS, METRICS, STAGES
 from vlmtrace.report.launch import stretch_document
 from vlmtrace.report.overhead import added_document, lowered_document
+from vlmtrace.report.plan import plan_document
 from vlmtrace.report.syncs import sync_document
 from vlmtrace.timeline.recording import Json, TracedModel
 from vlmtrace.units import NS_PER_MS
@@ -115,6 +116,7 @@ def _model(model: TracedModel) -> dict[str, Json]:
         "dtype": model.dtype,
         "device": model.device,
         "attention": model.attention,
+        **plan_document(model),
     }
 
 

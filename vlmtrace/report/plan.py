@@ -1,4 +1,4 @@
-"""The plan: what of a model will be traced, as a tree with module paths and how each part was found."""
+"""The plan: what of a model is traced, as a tree with module paths and how each part was found."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Final
 
 from rich.cells import cell_len
 
+from vlmtrace.analysis.summary import Summary
 from vlmtrace.report.cells import clean
 from vlmtrace.report.lines import kind_text, model_text
+from vlmtrace.report.sections import Section
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import DETAILS, FoundStage, TracedModel
+from vlmtrace.timeline.recording import DETAILS, FoundStage, Json, TracedModel
 
-__all__ = ["plan_text"]
+__all__ = ["plan_document", "plan_sections", "plan_text"]
 
 _PARENTS: Final = {
     names.ENCODER: names.VISION,
@@ -40,6 +42,7 @@ _SHOWN_FROM: Final = {
     names.LAYER: "layer",
 }
 _LONGEST_PATH: Final = 400
+_HEADINGS: Final = ("stage", "module or method", "how it was found")
 
 
 def plan_text(model: TracedModel, *, detail: str | None = None) -> str:
@@ -53,7 +56,7 @@ def plan_text(model: TracedModel, *, detail: str | None = None) -> str:
         for part in (model_text(model), clean(model.class_name), kind_text(model.dtype), clean(model.attention))
         if part
     )
-    rows = [(branch + label, path, how) for branch, label, path, how in _branches(model.stages, detail)]
+    rows = _rows(model, detail)
     widths = [max((cell_len(row[at]) for row in rows), default=0) for at in (0, 1)]
     lines = [clean(head, 200), names.GENERATE]
     for row in rows:
@@ -61,11 +64,42 @@ def plan_text(model: TracedModel, *, detail: str | None = None) -> str:
         lines.append("   ".join((*padded, row[2])).rstrip())
     if not rows:
         lines.append("└ nothing was found to trace inside it")
-    guesses = [part for part in model.stages if part.guess]
-    if guesses:
-        lines.append(f"? a guess: confirm or correct it with --stage {clean(guesses[0].stage)}=MODULE.PATH")
-    lines += [f"note: {clean(note, _LONGEST_PATH)}" for note in model.notes]
-    return "\n".join(lines) + "\n"
+    return "\n".join((*lines, *_notes(model))) + "\n"
+
+
+def plan_sections(summary: Summary) -> list[Section]:
+    """What was traced of each model that is counted, to be shown below a summary."""
+    return [
+        Section(
+            title=f"stages of {clean(model.class_name)}",
+            headings=_HEADINGS,
+            rows=tuple(_rows(model, None)),
+            notes=tuple((note,) for note in _notes(model)),
+            words=frozenset(_HEADINGS),
+        )
+        for model in summary.models
+    ]
+
+
+def plan_document(model: TracedModel) -> dict[str, Json]:
+    """The same as JSON values."""
+    found: list[Json] = [
+        {"stage": part.stage, "path": part.path, "how": part.how, "guess": part.guess} for part in model.stages
+    ]
+    return {"stages": found, "notes": list(model.notes)}
+
+
+def _rows(model: TracedModel, detail: str | None) -> list[tuple[str, str, str]]:
+    return [(branch + label, path, how) for branch, label, path, how in _branches(model.stages, detail)]
+
+
+def _notes(model: TracedModel) -> list[str]:
+    """What a guess is and how to mend it, then what discovery has to say."""
+    guess = next((part for part in model.stages if part.guess), None)
+    told = [f"note: {clean(note, _LONGEST_PATH)}" for note in model.notes]
+    if guess is None:
+        return told
+    return [f"? a guess: confirm or correct it with --stage {clean(guess.stage)}=MODULE.PATH", *told]
 
 
 def _branches(stages: Sequence[FoundStage], detail: str | None) -> list[tuple[str, str, str, str]]:

@@ -137,6 +137,20 @@ def test_a_path_may_name_the_shells_that_torch_prints_and_is_shown_without_them(
     assert encoder.path == "tower.0"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "module.model.vision_tower",
+        "_orig_mod.module.model.vision_tower",
+        "base_model.model.model.vision_tower",  # of a LoRA model
+        "base_model.model.vision_tower",  # of a prompt-tuned one
+    ],
+)
+def test_a_path_may_count_from_a_wrapper_that_generate_does_not_see(path: str) -> None:
+    (encoder,) = discover(build("llava").model, {"vision": (path,)}).encoders
+    assert encoder.path == "model.vision_tower"
+
+
 def test_a_path_to_a_shared_module_is_shown_as_its_first_path() -> None:
     shared = nn.Linear(2, 2)
     (encoder,) = discover(nn.ModuleDict({"first": shared, "second": shared}), {"vision": ("second",)}).encoders

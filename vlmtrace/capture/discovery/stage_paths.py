@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from torch import nn
@@ -18,6 +18,8 @@ __all__ = ["LANGUAGE_MODEL", "given_parts", "unfolded"]
 LANGUAGE_MODEL: Final = "language_model"
 _STAGES: Final = (names.VISION, names.ENCODER, names.PROJECTOR, LANGUAGE_MODEL, names.LAYER, names.LM_HEAD)
 _SINGLE: Final = (LANGUAGE_MODEL, names.LM_HEAD)
+_WRAPPERS: Final = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "base_model.model.", "base_model.")
+"""What stands in front of a path in ``named_modules()`` of torch's wrappers and PEFT's."""
 
 
 def given_parts(tree: ModuleTree, overrides: Mapping[str, Sequence[str]]) -> dict[str, tuple[Part, ...]]:
@@ -53,21 +55,47 @@ def _parts(tree: ModuleTree, stage: str, path: str) -> tuple[Part, ...]:
 
 
 def _known_path(tree: ModuleTree, stage: str, path: str) -> str:
-    """The path under which the tree knows the module at ``path``, which may name shells or a shared module's twin."""
-    at, reached = tree.root, ""
+    """The path under which the tree knows the module at ``path``, which may name shells or a shared module's twin.
+
+    It may count from a wrapper around the root too, which somebody holds and ``generate()`` does not see.
+    """
+    for inner in _without_wrappers(path):
+        at: nn.Module | None = tree.root
+        for name in inner.split("."):
+            at = None if at is None else _child(at, name)
+        if at is not None:
+            return tree.path_of(peel(at)) or ""
+    raise _unknown(tree, stage, path)
+
+
+def _child(module: nn.Module, name: str) -> nn.Module | None:
+    return dict(children(module)).get(name, module._modules.get(name))
+
+
+def _without_wrappers(path: str) -> Iterator[str]:
+    """``path``, then what is left of it without the names of wrappers in front of it."""
+    yield path
+    for wrapper in _WRAPPERS:
+        if path.startswith(wrapper):
+            yield from _without_wrappers(path.removeprefix(wrapper))
+
+
+def _unknown(tree: ModuleTree, stage: str, path: str) -> UsageError:
+    """How far ``path`` leads, and what it may have been meant to be."""
+    at, reached, name = tree.root, "", ""
     for name in path.split("."):
-        child = dict(children(at)).get(name, at._modules.get(name))
+        child = _child(at, name)
         if child is None:
-            where = f"{reached!r} ({type(peel(at)).__name__})" if reached else type(tree.root).__name__
-            near = difflib.get_close_matches(path, filter(None, tree.modules), n=3, cutoff=0.5)
-            inside = [f"{reached}.{known}" if reached else known for known, _ in children(at)]
-            known = near or inside[:6] or ["no modules"]
-            raise UsageError(
-                f"--stage {stage}={path}: no module {path!r}, {where} has no {name!r}",
-                f"{'nearest' if near else 'it holds'}: {', '.join(known)}",
-            )
+            break
         at, reached = child, f"{reached}.{name}" if reached else name
-    return tree.path_of(peel(at)) or ""
+    where = f"{reached!r} ({type(peel(at)).__name__})" if reached else type(tree.root).__name__
+    near = difflib.get_close_matches(path, filter(None, tree.modules), n=3, cutoff=0.5)
+    inside = [f"{reached}.{known}" if reached else known for known, _ in children(at)]
+    known = near or inside[:6] or ["no modules"]
+    return UsageError(
+        f"--stage {stage}={path}: no module {path!r}, {where} has no {name!r}",
+        f"{'nearest' if near else 'it holds'}: {', '.join(known)}",
+    )
 
 
 def unfolded(part: Part) -> tuple[Part, ...]:
