@@ -51,7 +51,7 @@ class Script:
         return self
 
     def forest(self) -> list[Node]:
-        return list(forest(self.marks, lambda _, device: device, lambda kind: (*names.KINDS, "mine")[kind]))
+        return list(forest(self.marks, self.marks.device, lambda kind: (*names.KINDS, "mine")[kind]))
 
     def stages(self, detail: str = "layer") -> Node:
         (generate,) = self.forest()

@@ -8,7 +8,7 @@ add up to their whole exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -41,31 +41,37 @@ class Node:
     children: list[Node] = field(default_factory=list)
     args: dict[str, int | str] = field(default_factory=dict)
 
-    def walk(self) -> Iterator[Node]:
-        """This node and all below it, parents first."""
+    def walk(self, not_into: Collection[str] = ()) -> Iterator[Node]:
+        """This node and all below it, parents first; nothing of what lies below nodes named in ``not_into``."""
         stack = [self]
         while stack:
             node = stack.pop()
             yield node
-            if node.children:
+            if node.children and node.name not in not_into:
                 stack.extend(reversed(node.children))
 
+    def branches(self) -> Iterator[Node]:
+        """This node and those below it that have children, parents first: few of many."""
+        stack = [self]
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend([child for child in reversed(node.children) if child.children])
 
-def forest(marks: Marks, axis: Callable[[int, int], int], text: Callable[[int], str]) -> Iterator[Node]:
+
+def forest(marks: Marks, positions: Iterable[int], text: Callable[[int], str]) -> Iterator[Node]:
     """The marks of one thread, nested as they were entered and left: each outermost span as soon as it is whole.
 
-    ``axis(i, device)`` lays mark i's device time on the axis; ``text`` names a kind. A mark that the device never
-    reached takes its host time, and its span is incomplete. So is a span that was never left, or left out of turn: it
-    ends where its parent does.
+    ``positions`` are where each mark's device time lies on the axis, in ns; ``text`` names a kind. A mark that the
+    device never reached (:data:`UNRESOLVED`) takes its host time, and its span is incomplete. So is a span that was
+    never left, or left out of turn: it ends where its parent does.
     """
     open_nodes: list[tuple[int, Node]] = []
     latest = 0
-    for i, (code, number, host, device) in enumerate(
-        zip(marks.code, marks.number, marks.host, marks.device, strict=True)
-    ):
-        lost = device == UNRESOLVED
+    for code, number, host, position in zip(marks.code, marks.number, marks.host, positions, strict=True):
+        lost = position == UNRESOLVED
         # A time that stands in for a lost one must not run backwards against its neighbours.
-        latest = max(latest, host if lost else axis(i, device))
+        latest = max(latest, host if lost else position)
         at = (latest, host)
         if code < 0:
             if open_nodes:
@@ -90,7 +96,8 @@ def forest(marks: Marks, axis: Callable[[int, int], int], text: Callable[[int], 
 
 
 def _close(open_nodes: list[tuple[int, Node]], kind: int, at: Mark, lost: bool) -> None:
-    if open_nodes[-1][0] != kind and all(open_kind != kind for open_kind, _ in open_nodes):
+    open_kind, node = open_nodes[-1]
+    if open_kind != kind and all(open_kind != kind for open_kind, _ in open_nodes):
         return
     while True:
         open_kind, node = open_nodes.pop()
@@ -113,13 +120,17 @@ def stage_tree(generate: Node, detail: str) -> Node:
     _join_vision(generate)
     for node in generate.children:
         if node.name in _FORWARDS:
-            _join_vision(node)
-            _merge_span(node)
+            inside = {child.name for child in node.children}
+            if inside & _LOOSE_VISION:
+                _join_vision(node)
+            if names.MERGE in inside:
+                _merge_span(node)
     tokens = [node for node in generate.children if node.name == names.TOKEN]
     tiles = _with_rest(generate, list(_runs(generate.children)), tokens)
     generate.children = tiles + [node for node in mine if not _adopt(tiles, node)]
     _note_encoder_exit(generate)
-    _prune(generate, _FINER[detail])
+    if finer := _FINER[detail]:
+        _prune(generate, finer)
     generate.children.extend(tokens)
     return generate
 
@@ -140,6 +151,8 @@ def _drop_idle_projectors(generate: Node) -> None:
     Gemma 3n asks its projector for the embeddings of its image tokens in every forward, with an image or without one.
     """
     parents = (generate, *(node for node in generate.children if node.name in _FORWARDS))
+    if not any(node.name == names.PROJECTOR for parent in parents for node in parent.children):
+        return
     features = [node for parent in parents for node in parent.children if node.name == names.VISION]
     featured = {inner.number for node in features for inner in node.walk() if inner.name == names.PROJECTOR}
     looked = False
@@ -153,8 +166,7 @@ def _drop_idle_projectors(generate: Node) -> None:
             if node.name != names.PROJECTOR or (looked and node.number not in featured):
                 yield node
 
-    if any(node.name == names.PROJECTOR for parent in parents for node in parent.children):
-        generate.children = list(kept(generate.children))
+    generate.children = list(kept(generate.children))
 
 
 def _join_vision(parent: Node) -> None:
@@ -299,7 +311,7 @@ def _note_encoder_exit(generate: Node) -> None:
 
     Some models wait for the device right after it, still inside the stage: only this tells who waited for whom before.
     """
-    for node in generate.walk():
+    for node in generate.branches():
         if node.name == names.VISION:
             ends = [child.end for child in node.walk() if child.name == names.ENCODER]
             if ends:
@@ -315,7 +327,7 @@ _FINER: Final = {
 
 
 def _prune(parent: Node, finer: frozenset[str]) -> None:
-    for node in parent.walk():
+    for node in parent.branches():
         if any(child.name in finer for child in node.children):
             node.children = list(_kept(node.children, finer))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
@@ -81,6 +81,9 @@ _TRACK_OF: Final = {
     names.CAPTURE: "host",
 }
 
+
+_FORWARDS: Final = (names.PREFILL, names.STEP)
+_GENERATIONS: Final = (names.GENERATE, names.WARMUP)
 
 _NEVER: Final = (0, -1, NONE)
 """The host bounds of no generation: before every other, and nothing lies within."""
@@ -157,8 +160,8 @@ class _Composer:
         """The outermost spans of one voice, in order; each generation's boundaries have become its stages."""
         own = [ended for ended in self.ended if ended.voice is voice]
         ahead = iter(own)
-        for root in forest(voice.tape.marks, self._axis(voice, own), self.recorder.texts.__getitem__):
-            found = [node for node in root.walk() if node.name in (names.GENERATE, names.WARMUP)]
+        for root in forest(voice.tape.marks, self._positions(voice, own), self.recorder.texts.__getitem__):
+            found = [node for node in root.walk(not_into=_GENERATIONS) if node.name in _GENERATIONS]
             for ended, node in zip(islice(ahead, len(found)), found, strict=True):
                 node.name = names.GENERATE
                 node.incomplete |= ended.error is not None
@@ -169,22 +172,25 @@ class _Composer:
         if left := list(ahead):
             raise ValueError(f"{len(left)} generations have no marks")
 
-    def _axis(self, voice: Voice, own: Sequence[Ended]) -> Callable[[int, int], int]:
-        """How this voice's device times lie on the axis: by the map of the generation that a mark belongs to."""
+    def _positions(self, voice: Voice, own: Sequence[Ended]) -> Iterable[int]:
+        """Where this voice's device times lie on the axis, each by the map of the generation that its mark belongs to.
+
+        A mark outside of generations goes with the next one, and after the last with the last.
+        """
         tape = voice.tape
+        device = tape.marks.device
         if tape.clock is None:
-            return lambda _, device: device
+            return device
         rate = fit_rate(tape.anchors)
         maps = [self._fit(voice, ended, rate) for ended in own]
         if not maps:
             maps = [fit_offset(rate, 0, Constraints((), (), tape.anchors))]
-        ends = [ended.last for ended in own[:-1]]
-
-        def axis(i: int, device: int) -> int:
-            # A mark outside of generations goes with the next one, and after the last with the last.
-            return maps[bisect_right(ends, i)](device)
-
-        return axis
+        bounds = pairwise((0, *(ended.last for ended in own[:-1]), len(device)))
+        return (
+            at if at == UNRESOLVED else to_axis(at)
+            for to_axis, (first, last) in zip(maps, bounds, strict=True)
+            for at in device[first:last]
+        )
 
     def _fit(self, voice: Voice, ended: Ended, rate: Rate) -> AffineMap:
         tape, marks = voice.tape, voice.tape.marks
@@ -235,7 +241,8 @@ class _Composer:
     def _place(self, ended: Ended, generate: Node) -> None:
         """Module paths of what was numbered by discovery, and what a vision span looked at."""
         paths = self.recorder.plans.paths[ended.model]
-        for node in generate.walk():
+        images = ended.inputs.get("images")
+        for node in (child for branch in generate.branches() for child in branch.children):
             known = paths.get(node.name)
             if known is not None:
                 number = max(0, node.number)
@@ -244,42 +251,40 @@ class _Composer:
                     node.args["path"] = known[number]
             elif node.name == names.VISION and ended.visual_tokens:
                 node.args["visual_tokens"] = ended.visual_tokens
-                images = ended.inputs.get("images")
                 if isinstance(images, int):
                     node.args["images"] = images
 
     def _add(self, lane: Lane, device: int | None, root: Node) -> None:
-        """Add a whole tree to the columns; it is taken apart on the way, so that not both are in memory."""
-        stack: list[tuple[Node, int | None, int | None, int | None]] = [(root, None, None, device)]
-        while stack:
-            node, parent, generation, device = stack.pop()
-            if node.name == names.GENERATE:
-                generation, number = node.number, None
-            else:
-                number = None if node.number == NONE else node.number
-            if node.name == names.REQUEST:
-                generation = node.args.pop("generation")  # type: ignore[assignment]
-            handle = self.builder.add(
-                NewSpan(
-                    name=node.name,
-                    track=self._track(lane, device, node.name),
-                    axis=(node.begin[0], node.end[0]),
-                    host=(node.begin[1], node.end[1]),
-                    parent=parent,
-                    generation=generation,
-                    number=number,
-                    incomplete=node.incomplete,
-                    args=node.args,
+        """Add a whole tree to the columns, parents first; it is taken apart on the way: not both are in memory."""
+        builder = self.builder
+        places: dict[tuple[int | None, str], tuple[int, int]] = {}
+        open_levels: list[tuple[Iterator[Node], int, int, int | None]] = [(iter((root,)), NONE, NONE, device)]
+        while open_levels:
+            siblings, parent, generation, device = open_levels[-1]
+            for node in siblings:
+                name, number = node.name, node.number
+                here = None if _TRACK_OF.get(name) == "host" else device
+                place = places.get((here, name))
+                if place is None:
+                    place = places[here, name] = builder.intern(name), self._track(lane, here, name)
+                own = generation
+                if name == names.GENERATE:
+                    own, number = number, NONE
+                    self.generate_handle[own] = len(builder)
+                elif name == names.REQUEST:
+                    own = node.args.pop("generation")  # type: ignore[assignment]
+                (begin, host_begin), (end, host_end) = node.begin, node.end
+                handle = builder.add_row(
+                    (*place, parent, own, number, begin, end, host_begin, host_end, node.incomplete)
                 )
-            )
-            if node.name == names.GENERATE and generation is not None:
-                self.generate_handle[generation] = handle
-            if node.children:
-                stack += [
-                    (child, handle, generation, None if _TRACK_OF.get(child.name) == "host" else device)
-                    for child in reversed(node.children)
-                ]
-                node.children = []
+                for key in node.args:
+                    builder.set_arg(handle, key, node.args[key])
+                if node.children:
+                    open_levels.append((iter(node.children), handle, own, here))
+                    node.children = []
+                    break
+            else:
+                open_levels.pop()
 
     def _track(self, lane: Lane, device: int | None, name: str) -> int:
         known = self.track_of.get((id(lane), device, name))
@@ -376,7 +381,7 @@ def _number_tokens(generate: Node, prompt: int) -> list[Node]:
 def _number_steps(generate: Node, tokens: Sequence[Node], knows_cache: bool) -> None:
     """Each step's tokens so far, and the length of its cache: the sequence as it stood at the token before it."""
     before = 0
-    for step in (node for node in generate.walk() if node.name == names.STEP):
+    for step in (node for node in generate.walk(not_into=_FORWARDS) if node.name == names.STEP):
         while before < len(tokens) and tokens[before].begin[0] <= step.begin[0]:
             before += 1
         if knows_cache and before:
@@ -391,7 +396,7 @@ def _count_proposals(generate: Node, tokens: Sequence[Node], proposed: Sequence[
     ``proposed`` is one number for each forward in order, the prefill's included; a forward that accepted all but one
     of what was appended after it drew that one itself.
     """
-    forwards = [node for node in generate.walk() if node.name in (names.PREFILL, names.STEP)]
+    forwards = (node for node in generate.walk(not_into=_FORWARDS) if node.name in _FORWARDS)
     for forward, token, count in zip(forwards, tokens, proposed, strict=False):
         forward.args["proposed"] = count
         forward.args["accepted"] = int(token.args.get("appended", 1)) - 1

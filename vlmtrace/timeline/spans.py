@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, overload
 
-__all__ = ["NONE", "ArgColumn", "NewSpan", "Span", "Spans", "SpansBuilder", "sort_ties"]
+__all__ = ["NONE", "ArgColumn", "NewSpan", "Span", "Spans", "SpansBuilder", "gathered", "sort_ties"]
 
 NONE: Final = -1
 """What an absent row, generation or number is in an integer column (0 is a valid one of each)."""
@@ -191,11 +191,25 @@ def sort_ties(rows: array[int], begin: Sequence[int], key: Callable[[int], tuple
     """Sort in place, by ``key``, each run of ``rows`` that begin together; by ``begin`` they ascend already."""
     first, together = 0, None
     for at, row in enumerate(rows):
-        if begin[row] != together:
+        begins = begin[row]
+        if begins != together:
             if at > first + 1:
                 rows[first:at] = array("q", sorted(rows[first:at], key=key))
-            first, together = at, begin[row]
+            first, together = at, begins
     rows[first:] = array("q", sorted(rows[first:], key=key))
+
+
+def gathered(cells: array[int], width: int, order: Sequence[int]) -> array[int]:
+    """The rows of ``cells``, ``width`` cells each, in ``order``; rows that follow each other are copied as one."""
+    made = array("q")
+    first = behind = 0
+    for row in order:
+        if row != behind:
+            made += cells[first * width : behind * width]
+            first = row
+        behind = row + 1
+    made += cells[first * width : behind * width]
+    return made
 
 
 class SpansBuilder:
@@ -211,16 +225,15 @@ class SpansBuilder:
         self._args: dict[str, tuple[bool, array[int], array[int]]] = {}
 
     def __len__(self) -> int:
-        return len(self._cells) // len(_COLUMNS)
+        return len(self._cells) // _WIDTH
 
     def intern(self, text: str) -> int:
         return self._strings.setdefault(text, len(self._strings))
 
     def add(self, span: NewSpan) -> int:
         """Add a span and answer its handle."""
-        handle = len(self)
         host_begin, host_end = span.axis if span.host is None else span.host
-        self._cells.extend(
+        handle = self.add_row(
             (
                 self.intern(span.name),
                 span.track,
@@ -233,28 +246,38 @@ class SpansBuilder:
                 _FLAG_INCOMPLETE if span.incomplete else 0,
             )
         )
-        if span.args:
-            for key, argument in span.args.items():
-                self.set_arg(handle, key, argument)
+        for key, argument in span.args.items():
+            self.set_arg(handle, key, argument)
+        return handle
+
+    def add_row(self, cells: tuple[int, ...]) -> int:
+        """Add a span as its columns hold it: ``name`` as interned, ``parent`` a handle, the others as in Spans."""
+        handle = len(self._cells) // _WIDTH
+        self._cells.extend(cells)
         return handle
 
     def set_arg(self, handle: int, key: str, value: int | str) -> None:
         """Give span ``handle`` an argument; a key is text or integer throughout a recording, never both."""
         text = isinstance(value, str)
-        is_text, rows, values = self._args.setdefault(key, (text, array("q"), array("q")))
+        column = self._args.get(key)
+        if column is None:
+            column = self._args[key] = (text, array("q"), array("q"))
+        is_text, rows, values = column
         if is_text != text:
             raise TypeError(f"argument {key!r} is {'text' if is_text else 'an integer'} elsewhere, here {value!r}")
         rows.append(handle)
         values.append(self.intern(value) if isinstance(value, str) else value)
 
     def freeze(self) -> tuple[Spans, array[int]]:
-        """The spans in normal form, and the row of each handle."""
+        """The spans in normal form, and the row of each handle. The builder holds no span afterwards."""
         order = self._order()
         row_of = array("q", bytes(8 * len(order)))
         for row, handle in enumerate(order):
             row_of[handle] = row
         strings, string_of = self._ordered_strings()
-        made = {key: array("q", map(self._column(key).__getitem__, order)) for key in _COLUMNS}
+        self._cells = gathered(self._cells, _WIDTH, order)
+        made = {key: self._column(key) for key in _COLUMNS}
+        self._cells = array("q")
         made["name"] = array("q", map(string_of.__getitem__, made["name"]))
         made["parent"] = array("q", (NONE if p == NONE else row_of[p] for p in made["parent"]))
         args: dict[str, ArgColumn] = {}
@@ -270,20 +293,20 @@ class SpansBuilder:
 
     def _order(self) -> array[int]:
         """The handles ascending by begin; of those that begin together a parent first, then by track and end."""
-        begin, end, track, depth = self._column("begin"), self._column("end"), self._column("track"), self._depths()
+        begin, end, track, parent = (self._column(key) for key in ("begin", "end", "track", "parent"))
+
+        def depth(handle: int) -> int:
+            above, over = 0, parent[handle]
+            while over != NONE:
+                above, over = above + 1, parent[over]
+            return above
+
         order = array("q", sorted(range(len(self)), key=begin.__getitem__))
-        sort_ties(order, begin, lambda handle: (depth[handle], track[handle], end[handle], handle))
+        sort_ties(order, begin, lambda handle: (depth(handle), track[handle], end[handle], handle))
         return order
 
     def _column(self, key: str) -> array[int]:
-        return self._cells[_COLUMNS.index(key) :: len(_COLUMNS)]
-
-    def _depths(self) -> array[int]:
-        depth = array("q")
-        for parent in self._column("parent"):
-            # A parent is added before its children.
-            depth.append(0 if parent == NONE else depth[parent] + 1)
-        return depth
+        return self._cells[_COLUMNS.index(key) :: _WIDTH]
 
     def _ordered_strings(self) -> tuple[tuple[str, ...], dict[int, int]]:
         """Strings in sorted order, so that equal recordings have equal tables however they were built."""
@@ -307,3 +330,4 @@ _COLUMNS: Final = (
     "host_end",
     "flags",
 )
+_WIDTH: Final = len(_COLUMNS)

@@ -12,7 +12,7 @@ from collections import defaultdict
 from vlmtrace.errors import InvalidRecordingError
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import DETAILS, Recording
-from vlmtrace.timeline.spans import NONE, Span, sort_ties
+from vlmtrace.timeline.spans import NONE, Span, Spans, sort_ties
 
 __all__ = ["validate"]
 
@@ -84,20 +84,32 @@ def _check_overhead(recording: Recording) -> None:
 
 def _check_nesting(recording: Recording) -> None:
     """Spans of one track are nested or disjoint."""
-    spans, begins, ends = recording.spans, recording.spans.begin, recording.spans.end
-    by_track: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))
-    for row, track in enumerate(spans.track):
-        by_track[track].append(row)
-    for rows in by_track.values():
-        sort_ties(rows, begins, lambda row: (-ends[row],))
-        open_ends: list[int] = []
-        for row in rows:
-            begin, end = begins[row], ends[row]
-            while open_ends and open_ends[-1] <= begin:
-                open_ends.pop()
-            if open_ends and end > open_ends[-1]:
-                raise InvalidRecordingError(f"span {row} ({spans[row].name}) partly overlaps another on its track")
-            open_ends.append(end)
+    spans, ends = recording.spans, recording.spans.end
+    in_doubt: set[int] = set()
+    open_ends: list[list[int]] = [[] for _ in recording.tracks]
+    for track, begin, end in zip(spans.track, spans.begin, ends, strict=True):
+        around = open_ends[track]
+        while around and around[-1] <= begin:
+            around.pop()
+        if around and end > around[-1]:
+            in_doubt.add(track)
+        around.append(end)
+    # Of two that begin together the longer one may come second: only in its turn does it show.
+    for track in sorted(in_doubt):
+        rows = array("q", (row for row, its_track in enumerate(spans.track) if its_track == track))
+        sort_ties(rows, spans.begin, lambda row: (-ends[row],))
+        _check_nested(spans, rows)
+
+
+def _check_nested(spans: Spans, rows: array[int]) -> None:
+    open_ends: list[int] = []
+    for row in rows:
+        begin, end = spans.begin[row], spans.end[row]
+        while open_ends and open_ends[-1] <= begin:
+            open_ends.pop()
+        if open_ends and end > open_ends[-1]:
+            raise InvalidRecordingError(f"span {row} ({spans[row].name}) partly overlaps another on its track")
+        open_ends.append(end)
 
 
 def _tiles(recording: Recording) -> defaultdict[int, list[Span]]:
