@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import replace
 
+from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Generation, Json, Recording
 from vlmtrace.timeline.spans import ArgColumn, NewSpan, Span, SpansBuilder
 from vlmtrace.timeline.validation import validate
@@ -17,6 +18,16 @@ def with_args(recording: Recording, name: str, key: str, value_of: Callable[[Spa
     rows = list(spans.named(name))
     column = ArgColumn(False, array("q", (span.row for span in rows)), array("q", map(value_of, rows)))
     return replace(recording, spans=replace(spans, args={**spans.args, key: column}))
+
+
+def with_drafts(recording: Recording, *told: tuple[int, int]) -> Recording:
+    """``recording`` whose forwards, prefills and steps in order, tell how many tokens were proposed and accepted."""
+    rows = array("q", (span.row for span in recording.spans if span.name in (names.PREFILL, names.STEP)))
+    args = {
+        key: ArgColumn(False, rows, array("q", (pair[at] for _, pair in zip(rows, told, strict=True))))
+        for at, key in enumerate(("proposed", "accepted"))
+    }
+    return replace(recording, spans=replace(recording.spans, args={**recording.spans.args, **args}))
 
 
 def without_args(recording: Recording, key: str) -> Recording:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.analysis.altered import rebuilt, with_args, with_generation, with_inputs, without_args
+from tests.analysis.altered import rebuilt, with_args, with_drafts, with_generation, with_inputs, without_args
 from tests.synthetic import MS, US, Shape, recording
 from vlmtrace.analysis.accounting import account
 from vlmtrace.analysis.metrics import Metrics, measure_metrics
@@ -104,6 +104,21 @@ def test_visual_tokens_come_from_the_vision_spans_where_the_inputs_do_not_tell()
     assert metrics(with_inputs(recording(Shape()), batch=1)).vision_per_1000 == 30 * MS * 1_000 / 64
     unknown = without_args(with_inputs(recording(Shape()), batch=1), "visual_tokens")
     assert metrics(unknown).vision_per_1000 is None
+
+
+def test_drafts_are_counted_over_the_prefill_and_all_steps() -> None:
+    found = metrics(with_drafts(recording(Shape(steps=2)), (2, 1), (3, 0), (3, 3)))
+    assert (found.proposed, found.accepted) == (8, 4)
+
+
+def test_a_step_that_was_proposed_nothing_counts_as_nothing_and_not_as_absent() -> None:
+    found = metrics(with_drafts(recording(Shape(steps=1)), (0, 0), (0, 0)))
+    assert (found.proposed, found.accepted) == (0, 0)
+
+
+def test_without_drafts_what_they_proposed_is_absent() -> None:
+    found = metrics(recording(Shape()))
+    assert (found.proposed, found.accepted) == (None, None)
 
 
 def test_no_visual_tokens_have_no_time_each() -> None:

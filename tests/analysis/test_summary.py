@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.analysis.altered import with_generation, with_inputs
+from tests.analysis.altered import with_drafts, with_generation, with_inputs
 from tests.analysis.test_accounting import shapes
 from tests.synthetic import COLD, MS, US, WARMED, Shape, recording
 from vlmtrace.analysis.launch import Verdict
@@ -135,6 +135,20 @@ def test_metrics_are_medians_over_generations_and_inter_token_latencies_are_pool
     assert summary.metrics["itl_p50"] == Figure(11 * MS, 8)
     assert summary.metrics["tpot"].samples == 2
     assert summary.metrics["decode_throughput"].value == pytest.approx(4 / 0.043)
+
+
+def test_drafts_are_summed_over_generations_so_that_each_proposed_token_counts_once() -> None:
+    made = with_drafts(recording(Shape(steps=1), Shape(steps=1)), (1, 1), (0, 0), (4, 0), (5, 4))
+    found = summarise(made).metrics
+    assert found["proposed"] == Figure(10, 2)
+    assert found["accepted"] == Figure(5, 2)
+    assert found["acceptance_rate"] == Figure(0.5, 10)
+
+
+def test_where_nothing_was_proposed_there_is_no_rate() -> None:
+    found = summarise(with_drafts(recording(Shape(steps=1)), (0, 0), (0, 0))).metrics
+    assert found["proposed"] == Figure(0, 1)
+    assert found["acceptance_rate"] == Figure(None, 0)
 
 
 def test_the_named_generation_is_the_one_nearest_the_median() -> None:

@@ -47,19 +47,41 @@ class Asks(LogitsProcessor):
         self.tiny = tiny
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.tiny.model.generate(input_ids=input_ids.clone(), max_new_tokens=2, do_sample=False)
+        with vlmtrace.span("guard"):
+            generate(self.tiny, max_new_tokens=2)
         return scores
 
 
+@pytest.mark.parametrize("name", ["llama", "llava"])
 @pytest.mark.parametrize("inner", ["same", "other"])
-def test_a_generate_inside_a_loop_is_no_stage_of_the_generation(inner: str) -> None:
-    tiny = own("llama")
-    ids, recording = record(tiny, logits_processor=[Asks(tiny if inner == "same" else own("llama"))])
+def test_a_generate_inside_a_loop_is_no_stage_of_the_generation(name: str, inner: str) -> None:
+    tiny = own(name)
+    plain = counts(record(tiny)[1])
+    ids, recording = record(tiny, logits_processor=[Asks(tiny if inner == "same" else own(name))])
     assert torch.equal(ids, generate(tiny))
-    found = counts(recording)
-    assert (found["generate"], found["prefill"], found["decode"], found["decode.step"]) == (1, 1, 1, 3)
+    assert counts(recording) == plain + Counter(guard=4)
     assert lengths(recording) == [prompt_of(tiny) + n for n in (1, 2, 3, 4)]
     assert recording.generations[0].new_tokens == (4,)
+
+
+def test_a_forward_that_guides_the_next_token_is_no_step() -> None:
+    tiny = own("llava")
+    expected = generate(tiny, guidance_scale=1.5)
+    ids, recording = record(tiny, guidance_scale=1.5)
+    assert torch.equal(ids, expected)
+    assert counts(recording) == counts(record(tiny)[1])
+
+
+def test_a_forward_that_asks_its_own_model_shows_what_it_would_without() -> None:
+    tiny = own("llava")
+    plain = counts(record(tiny)[1])
+
+    def ask(_module: nn.Module, _args: object) -> None:
+        handle.remove()
+        generate(tiny)
+
+    handle = tiny.model.register_forward_pre_hook(ask)
+    assert counts(record(tiny)[1]) == plain
 
 
 @pytest.mark.parametrize("draft", ["early exit", "assistant", "lookup"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.analysis.altered import with_drafts
 from tests.report.goldens import cold_with_one_token, on_a_gpu, on_the_host
 from tests.report.test_table import hostile
 from tests.synthetic import WARMED, Shape, recording
@@ -58,6 +59,14 @@ def test_absent_figures_are_null_and_never_0() -> None:
     assert (decode["p50_ms"], decode["share"], decode["calls"]) == (None, None, {"min": 0, "max": 0})
     assert document["metrics"]["tpot"]["value"] is None
     assert document["generations"][0]["decode_ms"] is None
+
+
+def test_drafts_are_told_of_the_whole_and_of_each_generation() -> None:
+    document = parsed(with_drafts(recording(Shape(steps=1)), (3, 2), (1, 0)))
+    values = {key: document["metrics"][key]["value"] for key in ("proposed", "accepted", "acceptance_rate")}
+    assert values == {"proposed": 4, "accepted": 2, "acceptance_rate": 0.5}
+    (generation,) = document["generations"]
+    assert (generation["proposed"], generation["accepted"]) == (4, 2)
 
 
 def test_each_generation_has_its_own_parts_and_says_whether_it_is_counted() -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from tests.analysis.altered import with_generation
+from tests.analysis.altered import with_drafts, with_generation
 from tests.report.goldens import cold_with_one_token, on_a_gpu, on_the_host
 from tests.synthetic import MS, Shape, recording
 from vlmtrace.analysis.summary import summarise
@@ -124,3 +124,12 @@ def test_the_named_generations_sum_holds_in_print() -> None:
 
 def test_a_part_that_did_not_run_is_a_dash_in_the_sum() -> None:
     assert "generation #0: 30.0 + 20.0 + – + 3.8 = 53.8 ·" in render(summarise(cold_with_one_token()))
+
+
+@pytest.mark.parametrize("format", ["table", "markdown"])
+def test_drafts_have_a_line_with_what_was_proposed_and_how_much_of_it_accepted(format: str) -> None:  # noqa: A002
+    made = recording(Shape(steps=1))
+    drafted = render(summarise(with_drafts(made, (3_000, 1_000), (4, 3))), format)
+    assert "drafts: 3,004 tokens proposed · 1,003 accepted (33.4 %)\n" in drafted
+    assert "drafts: 0 tokens proposed · 0 accepted\n" in render(summarise(with_drafts(made, (0, 0), (0, 0))), format)
+    assert "drafts" not in render(summarise(made), format)

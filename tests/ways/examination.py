@@ -13,11 +13,11 @@ from torch import nn
 
 import vlmtrace
 from tests.leftovers import leftovers, snapshot
-from tests.ways.ways import INSIDE, Bench, Way, bench
+from tests.ways.bench import Bench, Shows, Way, bench
 from vlmtrace.analysis.summary import summarise
 from vlmtrace.errors import InvalidRecordingError
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import Recording
+from vlmtrace.timeline.recording import Generation, Recording
 
 __all__ = ["COLUMNS", "Result", "examine"]
 
@@ -103,28 +103,34 @@ def _check_dynamo(result: Result, plain: dict[str, Any], traced: dict[str, Any],
 
 
 def _check_stages(result: Result, way: Way, recording: Recording) -> None:
-    shows = way.inside if INSIDE and way.inside is not None else way.shows
     said = {finding.slug for finding in summarise(recording).findings}
-    result.note("stages", None if shows.says is None or shows.says in said else f"it is not said: {shows.says}")
+    for wanted in {one.says for one in way.shows_here} - {None}:
+        result.note("stages", None if wanted in said else f"it is not said: {wanted}")
     result.note("stages", None)
-    if len(recording.generations) != shows.generations:
-        result.note("stages", f"{len(recording.generations)} generations, not {shows.generations}")
+    if len(recording.generations) != len(way.shows_here):
+        result.note("stages", f"{len(recording.generations)} generations, not {len(way.shows_here)}")
     found: dict[int, Counter[str]] = {g.index: Counter() for g in recording.generations}
     for span in recording.spans:
         if span.generation is not None:
             found[span.generation][span.name] += 1
-    for count in found.values():
-        steps, tokens = count[names.STEP], count[names.TOKEN]
-        wanted = {
-            names.PREFILL: (1, count[names.PREFILL]),
-            names.VISION: (shows.vision, count[names.VISION]),
-            names.PREFILL_CHUNK: (shows.chunks, count[names.PREFILL_CHUNK]),
-            names.STEP: (tokens - 1 if shows.steps is None else shows.steps, steps),
-            names.TOKEN: (max(2, steps + 1) if shows.tokens is None else shows.tokens, tokens),
-            names.DECODE: (int(steps > 0), count[names.DECODE]),
-        }
-        for name, (should, is_) in wanted.items():
-            result.note("stages", None if should == is_ else f"{name}: {is_}, not {should}")
+    for generation, shows in zip(recording.generations, way.shows_here, strict=False):
+        for what, (should, is_) in _wanted(shows, generation, found[generation.index]).items():
+            result.note("stages", None if should == is_ else f"{what}: {is_}, not {should}")
+
+
+def _wanted(shows: Shows, generation: Generation, count: Counter[str]) -> dict[str, tuple[Any, Any]]:
+    """What a generation should have and what it has, by what it is."""
+    steps, tokens = count[names.STEP], count[names.TOKEN]
+    return {
+        names.PREFILL: (shows.prefill, count[names.PREFILL]),
+        names.VISION: (shows.vision, count[names.VISION]),
+        names.PREFILL_CHUNK: (shows.chunks, count[names.PREFILL_CHUNK]),
+        names.STEP: (tokens - 1 if shows.steps is None else shows.steps, steps),
+        names.TOKEN: (max(2, steps + 1) if shows.tokens is None else shows.tokens, tokens),
+        names.DECODE: (int(steps > 0), count[names.DECODE]),
+        "new tokens": (shows.new_tokens, generation.new_tokens),
+        "error": (shows.error, generation.error),
+    }
 
 
 def state_of(model: nn.Module) -> list[tuple[str, list[str], int, int]]:

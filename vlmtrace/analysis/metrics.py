@@ -23,7 +23,8 @@ class Metrics:
     ``preprocess`` in the same request, ns. ``itl``: gaps between consecutive token marks, ns. ``tpot``: ns per token
     appended to each sequence after the first mark (beams: per step). ``decode_throughput``: tokens until
     end-of-sequence after the first mark, summed over sequences, per second of decode; ``output_throughput``: all of
-    them per second of generate. ``vision_per_1000``: ns of vision per 1,000 visual tokens.
+    them per second of generate. ``vision_per_1000``: ns of vision per 1,000 visual tokens. ``proposed``: tokens of
+    drafts that forwards were given to judge; ``accepted``: how many of them they let pass.
     """
 
     ttft: int | None
@@ -33,6 +34,8 @@ class Metrics:
     decode_throughput: float | None
     output_throughput: float | None
     vision_per_1000: float | None
+    proposed: int | None
+    accepted: int | None
 
 
 def measure_metrics(stages: StageSpans, account: Account) -> Metrics:
@@ -50,6 +53,8 @@ def measure_metrics(stages: StageSpans, account: Account) -> Metrics:
         decode_throughput=_decode_throughput(new_tokens, marks, account.decode),
         output_throughput=ratio(sum(new_tokens) * NS_PER_S, account.generate) if new_tokens else None,
         vision_per_1000=None if account.vision is None or seen is None else ratio(account.vision * 1_000, seen),
+        proposed=_told(stages, "proposed"),
+        accepted=_told(stages, "accepted"),
     )
 
 
@@ -61,6 +66,13 @@ def visual_tokens(stages: StageSpans) -> int | None:
     told = [span.spans.arg(span.row, "visual_tokens") for span in stages.vision]
     counts = [count for count in told if isinstance(count, int)]
     return sum(counts) if counts and len(counts) == len(told) else None
+
+
+def _told(stages: StageSpans, key: str) -> int | None:
+    """The sum of what the forwards tell of their drafts."""
+    told = [span.spans.arg(span.row, key) for span in (*stages.prefill, *stages.steps)]
+    counts = [count for count in told if isinstance(count, int)]
+    return sum(counts) if counts else None
 
 
 def _tpot(marks: tuple[Span, ...]) -> float | None:

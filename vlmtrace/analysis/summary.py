@@ -168,8 +168,10 @@ def _judgements(chosen: Sequence[Measured]) -> dict[str, Judgement]:
 
 
 def _metrics(chosen: Sequence[Measured]) -> dict[str, Figure]:
-    """Every metric's median over the generations that have it; inter-token latencies pooled over all of them."""
+    """Every metric's median over the generations that have it; latencies between tokens and drafts over all of them."""
     each = [one.metrics for one in chosen]
+    proposed = _sum(metrics.proposed for metrics in each)
+    accepted = _sum(metrics.accepted for metrics in each)
     gaps = [gap for metrics in each for gap in metrics.itl]
     return {
         "ttft": _middle(metrics.ttft for metrics in each),
@@ -182,12 +184,20 @@ def _metrics(chosen: Sequence[Measured]) -> dict[str, Figure]:
         "decode_throughput": _middle(metrics.decode_throughput for metrics in each),
         "output_throughput": _middle(metrics.output_throughput for metrics in each),
         "vision_per_1000": _middle(metrics.vision_per_1000 for metrics in each),
+        "proposed": proposed,
+        "accepted": accepted,
+        "acceptance_rate": Figure(ratio(accepted.value or 0, proposed.value or 0), int(proposed.value or 0)),
     }
 
 
 def _middle(values: Iterable[float | None]) -> Figure:
     present = [value for value in values if value is not None]
     return Figure(median(present), len(present))
+
+
+def _sum(values: Iterable[int | None]) -> Figure:
+    present = [value for value in values if value is not None]
+    return Figure(sum(present) if present else None, len(present))
 
 
 def _nearest(chosen: Sequence[Measured]) -> Measured | None:

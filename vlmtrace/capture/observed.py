@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -13,7 +13,10 @@ from torch import nn
 from vlmtrace.capture.listeners import Mark
 from vlmtrace.timeline.spans import NONE
 
-__all__ = ["CURRENT", "Loop", "Observed"]
+__all__ = ["CURRENT", "Loop", "Observed", "aside"]
+
+_Given = ParamSpec("_Given")
+_Made = TypeVar("_Made")
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +44,7 @@ class Observed:
     ``mark`` tells of a boundary. ``detailed`` says whether the layers of the forward in progress are told: those of a
     prefill are, and those of one step in ``every``. ``answers`` are the (prompt length, token ids) of each loop that
     has ended; ``prompt_tokens`` is the first one's. ``proposed`` has how many tokens each forward of a drafted loop was
-    to judge.
+    to judge. ``outer`` is the generation that this one is a helper in, if it is one: see :func:`aside`.
     """
 
     mark: Mark
@@ -60,11 +63,29 @@ class Observed:
     generation_config: Any = None
     proposed: list[int] = field(default_factory=list)
     answers: list[tuple[int, torch.Tensor]] = field(default_factory=list)
+    outer: Observed | None = None
+    helper: Observed | None = None
 
     def end_loop(self, ids: torch.Tensor | None) -> None:
         """The loop in progress has answered ``ids``, of shape (sequences, prompt + new)."""
         if self.loop.begun and ids is not None:
             self.answers.append((self.loop.prompt_tokens, ids))
+
+    def as_helper(self) -> Observed:
+        """What hooks are to find where a helper runs: marks that nobody hears, and no loop to count in."""
+        if self.outer is not None:
+            return self
+        if self.helper is None:
+            self.helper = Observed(_unheard, _nothing, Loop(None, begun=True), outer=self)
+        return self.helper
+
+
+def _unheard(_kind: int, _number: int) -> None:
+    """Hears a mark of a helper."""
+
+
+def _nothing() -> None:
+    """Does nothing between a helper's tokens."""
 
 
 class _Current(threading.local):
@@ -73,3 +94,15 @@ class _Current(threading.local):
 
 CURRENT: Final = _Current()
 """The generation that this thread is in, if any."""
+
+
+def aside(call: Callable[_Given, _Made], *args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
+    """Call a helper of the loop in progress: what it runs, with the same model even, is no stage of the generation."""
+    observed = CURRENT.observed
+    if observed is None:
+        return call(*args, **kwargs)
+    CURRENT.observed = observed.as_helper()
+    try:
+        return call(*args, **kwargs)
+    finally:
+        CURRENT.observed = observed

@@ -27,7 +27,7 @@ from vlmtrace.capture.ended import Ended
 from vlmtrace.capture.environment import environment, working_device
 from vlmtrace.capture.lanes import Lanes, Voice
 from vlmtrace.capture.listeners import RecordingRange, attached_nvtx_domain
-from vlmtrace.capture.observed import CURRENT, Loop, Observed
+from vlmtrace.capture.observed import CURRENT, Loop, Observed, aside
 from vlmtrace.capture.patches import Around, Family, Patches
 from vlmtrace.capture.plans import Plan, Plans
 from vlmtrace.capture.ring import Kept, Ring
@@ -207,17 +207,25 @@ class Recorder:
         begun calls others to draft or to serve it: what they run is no stage of this generation.
         """
         outer = observed.loop
-        observed.loop = Loop(None if outer.begun or outer.model is None else model)
-        if outer.drafted:
-            observed.mark(_DRAFT, NONE)
+        if outer.begun:
+            return self._helper(observed, functools.partial(original, model, *args, **kwargs))
+        observed.loop = Loop(model)
         try:
             result = original(model, *args, **kwargs)
             observed.end_loop(outcome.generated_ids(result))
             return result
         finally:
             observed.loop = outer
-            if outer.drafted:
-                observed.mark(~_DRAFT, NONE)
+
+    def _helper(self, observed: Observed, call: Callable[[], Any]) -> Any:
+        """Where a loop is drafted for, the ``generate()`` inside it is taken for a draft."""
+        if not observed.loop.drafted:
+            return aside(call)
+        observed.mark(_DRAFT, NONE)
+        try:
+            return aside(call)
+        finally:
+            observed.mark(~_DRAFT, NONE)
 
     def _outermost(self, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
         plan = self.plans.of(model)

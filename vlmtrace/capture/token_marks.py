@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vlmtrace.capture.listeners import POINT
-from vlmtrace.capture.observed import CURRENT
+from vlmtrace.capture.observed import CURRENT, aside
 from vlmtrace.timeline import names
 from vlmtrace.timeline.spans import NONE
 
@@ -20,16 +20,23 @@ _TOKEN: Final = POINT | names.KIND_OF[names.TOKEN]
 
 
 def logits_processor(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
-    """A wrap of ``_get_logits_processor``: it begins the loop, and names the prompt's length."""
+    """A wrap of ``_get_logits_processor``: it begins the loop, and names the prompt's length.
+
+    Processors may run models, as classifier-free guidance does with the model itself: helpers, whose forwards are no
+    steps.
+    """
 
     def get_logits_processor(*args: Any, **kwargs: Any) -> Any:
+        processors = original(*args, **kwargs)
         observed = CURRENT.observed
-        if observed is not None and observed.loop.model is module:
-            loop = observed.loop
-            loop.begun, loop.prompt_tokens = True, kwargs.get("input_ids_seq_length", NONE)
-            if observed.prompt_tokens == NONE:
-                observed.prompt_tokens = loop.prompt_tokens
-        return original(*args, **kwargs)
+        if observed is None or observed.loop.model is not module:
+            return processors
+        loop = observed.loop
+        loop.begun, loop.prompt_tokens = True, kwargs.get("input_ids_seq_length", NONE)
+        if observed.prompt_tokens == NONE:
+            observed.prompt_tokens = loop.prompt_tokens
+        kind: type = type(processors)
+        return _helping(kind)(processors) if processors else processors
 
     return get_logits_processor
 
@@ -50,6 +57,16 @@ def stopping_criteria(module: nn.Module, original: Callable[..., Any]) -> Callab
 
 
 @functools.cache
+def _helping(kind: Any) -> Any:
+    """The same list of processors, called as helpers."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return aside(kind.__call__, self, *args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"__call__": call})
+
+
+@functools.cache
 def _marking(kind: Any) -> Any:
     """The same list of criteria, which marks that a token has been appended before it asks whether to stop.
 
@@ -62,6 +79,6 @@ def _marking(kind: Any) -> Any:
             observed.loop.unmarked = False
             observed.mark(_TOKEN, input_ids.shape[-1])
             observed.between_tokens()
-        return kind.__call__(self, input_ids, *args, **kwargs)
+        return aside(kind.__call__, self, input_ids, *args, **kwargs)
 
     return type(kind.__name__, (kind,), {"__call__": call})

@@ -32,6 +32,7 @@ class Metric:
 
 _ITL: Final = "of the gaps between consecutive token marks, pooled over the counted generations (batch and beams: "
 _STEPS: Final = "per step; assisted: per accepted group)"
+_DRAFTS: Final = "; sum over the counted generations, absent without assisted decoding"
 _MEDIAN: Final = "; median over the counted generations"
 
 METRICS: Final = (
@@ -82,6 +83,21 @@ METRICS: Final = (
         "ms",
         NS_PER_MS,
         "vision outside decode / visual tokens that it made, x 1,000" + _MEDIAN,
+    ),
+    Metric(
+        "proposed",
+        "proposed",
+        "tokens",
+        1,
+        "tokens of drafts that forwards were given to judge" + _DRAFTS,
+    ),
+    Metric("accepted", "accepted", "tokens", 1, "proposed tokens that these forwards let pass" + _DRAFTS),
+    Metric(
+        "acceptance_rate",
+        "acceptance rate",
+        "fraction",
+        1,
+        "accepted / proposed; the samples are the proposed tokens; absent where none was proposed",
     ),
 )
 """Every metric of a summary, in the order in which they are shown."""

@@ -171,6 +171,8 @@ def _generation(one: Measured, *, counted: bool) -> dict[str, Json]:
         "tpot_ms": _ms(metrics.tpot),
         "decode_tokens_per_s": metrics.decode_throughput,
         "output_tokens_per_s": metrics.output_throughput,
+        "proposed": metrics.proposed,
+        "accepted": metrics.accepted,
     }
 
 

@@ -151,9 +151,9 @@ def footnotes(summary: Summary) -> list[str]:
 
 
 def totals(summary: Summary) -> list[list[str]]:
-    """The lines below the table: latency, throughput, one real sum, and what tracing cost."""
+    """The lines below the table: latency, throughput, drafts, one real sum, and what tracing cost."""
     places = decimals(summary)
-    lines = [_latency(summary, places), _throughput(summary)]
+    lines = [_latency(summary, places), _throughput(summary), _drafts(summary)]
     if summary.nearest is not None:
         lines.append(_sum(summary.nearest, places))
     lines += [_tracing(summary), added_parts(summary.tracing.added)]
@@ -245,6 +245,15 @@ def _throughput(summary: Summary) -> list[str]:
     if per_1000 is not None:
         parts.append(f"{significant(per_1000 / NS_PER_MS)} ms per 1,000 visual tokens")
     return parts
+
+
+def _drafts(summary: Summary) -> list[str]:
+    """What assisted decoding proposed, and how much of it was worth it."""
+    proposed, accepted = (summary.metrics[key].value for key in ("proposed", "accepted"))
+    if proposed is None or accepted is None:
+        return []
+    rate = percent(summary.metrics["acceptance_rate"].value)
+    return [f"drafts: {proposed:,} tokens proposed", f"{accepted:,} accepted" + (f" ({rate})" if rate else "")]
 
 
 def _sum(nearest: Measured, places: int) -> list[str]:
