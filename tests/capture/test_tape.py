@@ -7,9 +7,9 @@ import itertools
 import pytest
 
 from tests.capture.fakes import FakeDevice, FakeHost
-from vlmtrace.capture.alignment import Constraints, fit_offset, fit_rate, tightest_marks
 from vlmtrace.capture.listeners import POINT
 from vlmtrace.capture.tape import UNRESOLVED, Tape
+from vlmtrace.timeline.alignment import Constraints, fit_offset, fit_rate, tightest_marks
 from vlmtrace.timeline.spans import NONE
 
 MS = 1_000_000

@@ -11,12 +11,12 @@ from itertools import islice, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
-from vlmtrace.capture.alignment import AffineMap, Constraints, Rate, fit_offset, fit_rate, tightest_marks
 from vlmtrace.capture.assembly import Node, forest, stage_tree
 from vlmtrace.capture.ended import Ended
 from vlmtrace.capture.requests import requests
 from vlmtrace.capture.tape import UNRESOLVED
 from vlmtrace.timeline import names
+from vlmtrace.timeline.alignment import AffineMap, Constraints, Rate, fit_offset, fit_rate, tightest_marks
 from vlmtrace.timeline.recording import Clock, Cost, Generation, Json, Recording, Track
 from vlmtrace.timeline.spans import NONE, NewSpan, SpansBuilder
 from vlmtrace.timeline.validation import validate

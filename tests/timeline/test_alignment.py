@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmtrace.capture.alignment import MAX_DRIFT_PPB, Constraints, Rate, fit_offset, fit_rate
+from vlmtrace.timeline.alignment import MAX_DRIFT_PPB, Constraints, Rate, fit_offset, fit_rate
 from vlmtrace.timeline.recording import Anchor
 
 S = 1_000_000_000
