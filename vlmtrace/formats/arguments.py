@@ -7,6 +7,7 @@ its two marks, and the span's own. Structure is read back from these and never f
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -104,7 +105,7 @@ class SpanArguments:
         if generation != NONE:
             made[GENERATION] = generation
         if number != NONE:
-            made[self._number_key[name_at]] = number
+            made[self.number_key(row)] = number
         made[HOST_BEGIN] = spans.host_begin[row] - origin
         made[HOST_END] = spans.host_end[row] - origin
         if spans.flags[row]:
@@ -112,9 +113,18 @@ class SpanArguments:
         name = spans.strings[name_at]
         if names.full(title) != name:
             made[NAME] = name
-        first, behind = self._first[row], self._first[row + 1]
-        if first != behind:
-            for at in range(first, behind):
-                key, value = self._key_at[at], self._value_at[at]
-                made[self._keys[key]] = spans.strings[value] if self._text[key] else value
+        made.update(self.own(row))
         return made
+
+    def number_key(self, row: int) -> str:
+        """What the number of span ``row`` is called."""
+        return self._number_key[self._spans.name[row]]
+
+    def own(self, row: int) -> Sequence[tuple[str, int | str]]:
+        """The arguments that are span ``row``'s own, as a slice calls them."""
+        first, behind = self._first[row], self._first[row + 1]
+        if first == behind:
+            return ()
+        texts = self._spans.strings
+        arguments = zip(self._key_at[first:behind], self._value_at[first:behind], strict=True)
+        return [(self._keys[key], texts[value] if self._text[key] else value) for key, value in arguments]

@@ -12,7 +12,8 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TracePacket
 from vlmtrace.errors import TraceFormatError
 from vlmtrace.formats.collecting import Collector
 from vlmtrace.formats.document import loaded
-from vlmtrace.formats.perfetto import DOCUMENT, DOCUMENT_CATEGORY, FRAME, counter_of, track_of
+from vlmtrace.formats.packets import FRAME
+from vlmtrace.formats.perfetto import DOCUMENT, DOCUMENT_CATEGORY, counter_of, track_of
 from vlmtrace.formats.slices import DERIVED
 from vlmtrace.timeline.recording import Recording
 

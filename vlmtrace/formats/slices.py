@@ -19,7 +19,7 @@ from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Recording
 from vlmtrace.timeline.spans import NONE
 
-__all__ = ["DERIVED", "LAUNCH", "Series", "Slice", "closing", "earliest", "series", "slices"]
+__all__ = ["DERIVED", "LAUNCH", "Look", "Series", "Slice", "closing", "earliest", "series", "slices"]
 
 DERIVED: Final = "derived"
 LAUNCH: Final = "launch"
@@ -36,6 +36,18 @@ _CATEGORIES: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What slices of spans with one name share on one row; ``name`` is the spans', ``title`` the slices'."""
+
+    row: int
+    title: str
+    category: str
+    derived: bool
+    instant: bool
+    name: str
+
+
 class Slice(NamedTuple):
     """One slice; times are ns on the axis. ``span`` is the span shown, or launched where ``derived``.
 
@@ -43,15 +55,31 @@ class Slice(NamedTuple):
     bound of its clock, seems to have begun first: an arrow cannot lead back, and importers lose those that try.
     """
 
-    row: int
+    look: Look
     span: int
-    title: str
-    category: str
     begin: int
     end: int
-    derived: bool
-    instant: bool
     flow: int | None
+
+    @property
+    def row(self) -> int:
+        return self.look.row
+
+    @property
+    def title(self) -> str:
+        return self.look.title
+
+    @property
+    def category(self) -> str:
+        return self.look.category
+
+    @property
+    def derived(self) -> bool:
+        return self.look.derived
+
+    @property
+    def instant(self) -> bool:
+        return self.look.instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,37 +128,31 @@ class _SliceMaker:
         self.category = [_CATEGORIES.get(track.kind, track.kind) for track in recording.tracks]
         self.is_token = [name == names.TOKEN for name in self.spans.strings]
         self.by_name, self.by_track = is_launched(recording)
+        self.looks: dict[tuple[int, str, int, bool], Look] = {}
 
     def span(self, row: int) -> Slice:
         spans = self.spans
         track, name, begin, end = spans.track[row], spans.name[row], spans.begin[row], spans.end[row]
+        instant = begin == end and self.is_token[name]
+        key = (track, self.titles.of(row), name, instant)
+        look = self.looks.get(key)
+        if look is None:
+            where, category = self.row_of_track[track], self.category[track]
+            look = self.looks[key] = Look(where, key[1], category, False, instant, spans.strings[name])
         flows = self.by_name[name] and self.by_track[track] and spans.host_begin[row] < begin
-        return Slice(
-            self.row_of_track[track],
-            row,
-            self.titles.of(row),
-            self.category[track],
-            begin,
-            end,
-            False,
-            begin == end and self.is_token[name],
-            row + 1 if flows else None,
-        )
+        return Slice(look, row, begin, end, row + 1 if flows else None)
 
     def launch(self, at: int) -> Slice:
         launch = self.launched[at]
         row = launch.span
-        return Slice(
-            self.row_of_lane[launch.home, launch.lane],
-            row,
-            self.titles.of_launch(row),
-            f"{LAUNCH},{DERIVED}",
-            launch.begin,
-            launch.end,
-            True,
-            False,
-            row + 1 if launch.begin < self.spans.begin[row] else None,
-        )
+        where, title = self.row_of_lane[launch.home, launch.lane], self.titles.of_launch(row)
+        key = (-1 - where, title, self.spans.name[row], False)
+        look = self.looks.get(key)
+        if look is None:
+            name = self.spans.strings[self.spans.name[row]]
+            look = self.looks[key] = Look(where, title, f"{LAUNCH},{DERIVED}", True, False, name)
+        flows = launch.begin < self.spans.begin[row]
+        return Slice(look, row, launch.begin, launch.end, row + 1 if flows else None)
 
 
 def closing(ordered: Iterable[Slice]) -> Iterator[tuple[Slice, int | None]]:
@@ -145,7 +167,7 @@ def closing(ordered: Iterable[Slice]) -> Iterator[tuple[Slice, int | None]]:
             end, _, closed = heappop(open_slices)
             yield closed, end
         yield one, None
-        if not one.instant:
+        if not one.look.instant:
             heappush(open_slices, (one.end, -number, one))
     while open_slices:
         end, _, closed = heappop(open_slices)
