@@ -22,7 +22,7 @@ from vlmtrace.formats.arguments import (
 from vlmtrace.formats.document import Document
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Recording
-from vlmtrace.timeline.spans import NONE, ArgColumn, Spans
+from vlmtrace.timeline.spans import NONE, ArgColumn, Spans, gathered
 
 __all__ = ["UNENDED", "Collector"]
 
@@ -132,10 +132,8 @@ class Collector:
         string_of = array("q", bytes(8 * len(texts)))
         for new, (_, at) in enumerate(texts):
             string_of[at] = new
-        made = {}
-        for number, key in enumerate(_COLUMNS):
-            column = self._cells[number::_WIDTH]
-            made[key] = array("q", map(column.__getitem__, order))
+        self._cells = gathered(self._cells, _WIDTH, order)
+        made = {key: self._cells[number::_WIDTH] for number, key in enumerate(_COLUMNS)}
         made["name"] = array("q", map(string_of.__getitem__, made["name"]))
         return Spans(strings=tuple(text for text, _ in texts), args=self._own_columns(string_of), **made)
 
