@@ -15,7 +15,9 @@ from vlmtrace.timeline.spans import Span, Spans
 
 __all__ = [
     "COLD",
+    "COPIES",
     "DETAILS",
+    "KERNELS",
     "TIMED",
     "TRACK_KINDS",
     "WARMED",
@@ -28,6 +30,7 @@ __all__ = [
     "Json",
     "Lowered",
     "OverheadPair",
+    "Pairing",
     "Recording",
     "SyncSite",
     "TracedModel",
@@ -36,7 +39,21 @@ __all__ = [
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
-TRACK_KINDS: Final = ("generations", "stages", "steps", "modules", "layers", "drafts", "tokens", "spans", "host")
+KERNELS: Final = "kernels"
+COPIES: Final = "copies"
+TRACK_KINDS: Final = (
+    "generations",
+    "stages",
+    "steps",
+    "modules",
+    "layers",
+    "drafts",
+    "tokens",
+    "spans",
+    KERNELS,
+    COPIES,
+    "host",
+)
 """The rows of a timeline, in the order in which they are shown."""
 
 DETAILS: Final = ("stage", "module", "layer")
@@ -52,7 +69,8 @@ class Track:
     """One row of the timeline; spans on it are nested or disjoint.
 
     ``kind`` is one of :data:`TRACK_KINDS`. ``device`` is the CUDA device whose clock the spans come from, ``None``
-    for the host's. ``thread`` is the operating system's id of the generating thread.
+    for the host's. ``thread`` is the operating system's id of the generating thread. ``stream`` is the CUDA stream of
+    kernels and copies, as a profiler numbers it.
     """
 
     kind: str
@@ -60,6 +78,7 @@ class Track:
     thread: int
     thread_name: str
     rank: int | None = None
+    stream: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +245,27 @@ class Lowered:
 
 
 @dataclass(frozen=True, slots=True)
+class Pairing:
+    """The report of Nsight Systems that kernels and copies were taken from.
+
+    ``report`` is its file's name, ``product`` and ``schema`` the versions of Nsight Systems and of its export. Its
+    times were laid on the axis by ``axis = t + offset + rate × (t − pivot)``, each within ``bound_ns`` of the truth.
+    ``kernels`` is how many the report holds, CUDA graphs that it tells as a whole among them; ``unattributed`` counts
+    those that belong to no stage, by reason. All others are spans with the argument ``stage``.
+    """
+
+    report: str
+    product: str
+    schema: str
+    offset_ns: int
+    pivot_ns: int
+    rate_ppb: int
+    bound_ns: int
+    kernels: int
+    unattributed: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """Everything one recording holds. Made by ``Recorder.finish()``, by ``load()`` and by analysis, never edited.
 
@@ -233,7 +273,7 @@ class Recording:
     there. ``incomplete`` says why a recording ended early, ``None`` where it did not. ``syncs`` were seen in
     ``audited`` further generations, which are not in the recording otherwise; 0: no audit was made. ``overhead`` are
     further requests made to measure what tracing adds: of the pairs in order, the first, third, … began untraced.
-    ``lowered`` is ``None`` where ``detail`` is what was asked for.
+    ``lowered`` is ``None`` where ``detail`` is what was asked for. ``pairing`` is ``None`` where no kernels are known.
     """
 
     name: str
@@ -254,6 +294,7 @@ class Recording:
     audited: int = 0
     overhead: tuple[OverheadPair, ...] = ()
     lowered: Lowered | None = None
+    pairing: Pairing | None = None
 
     @property
     def on_device(self) -> bool:

@@ -11,6 +11,8 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
+from operator import le
 from typing import Final, overload
 
 __all__ = ["NONE", "ArgColumn", "NewSpan", "Span", "Spans", "SpansBuilder", "gathered", "sort_ties"]
@@ -256,6 +258,34 @@ class SpansBuilder:
         self._cells.extend(cells)
         return handle
 
+    def extend(self, columns: Mapping[str, Sequence[int]]) -> range:
+        """Add many spans, each a row of the parallel ``columns``, which are named as in Spans; their handles."""
+        first = len(self)
+        self._cells.extend(chain.from_iterable(zip(*(columns[key] for key in _COLUMNS), strict=True)))
+        return range(first, len(self))
+
+    def extend_with(self, spans: Spans) -> range:
+        """Add all of ``spans``, arguments too; their handles are in the order of the rows."""
+        at = array("q", map(self.intern, spans.strings))
+        first = len(self)
+        columns: dict[str, Sequence[int]] = {key: getattr(spans, key) for key in _COLUMNS}
+        columns["name"] = array("q", map(at.__getitem__, spans.name))
+        columns["parent"] = array("q", (NONE if row == NONE else first + row for row in spans.parent))
+        handles = self.extend(columns)
+        for key, column in spans.args.items():
+            rows = array("q", (first + row for row in column.rows)) if first else column.rows
+            values = array("q", map(at.__getitem__, column.values)) if column.text else column.values
+            self.set_args(key, rows, values, text=column.text)
+        return handles
+
+    def set_args(self, key: str, handles: Sequence[int], values: Sequence[int], *, text: bool) -> None:
+        """Give many spans the argument ``key``; ``values`` are as interned where it is ``text``."""
+        is_text, rows, known = self._args.setdefault(key, (text, array("q"), array("q")))
+        if is_text != text:
+            raise TypeError(f"argument {key!r} is {'text' if is_text else 'an integer'} elsewhere")
+        rows.extend(handles)
+        known.extend(values)
+
     def set_arg(self, handle: int, key: str, value: int | str) -> None:
         """Give span ``handle`` an argument; a key is text or integer throughout a recording, never both."""
         text = isinstance(value, str)
@@ -283,12 +313,11 @@ class SpansBuilder:
         args: dict[str, ArgColumn] = {}
         for key in sorted(self._args):
             text, handles, values = self._args[key]
-            pairs = sorted(zip((row_of[h] for h in handles), values, strict=True))
-            args[key] = ArgColumn(
-                text,
-                array("q", (row for row, _ in pairs)),
-                array("q", (string_of[value] if text else value for _, value in pairs)),
-            )
+            rows = array("q", map(row_of.__getitem__, handles))
+            if not all(map(le, rows, islice(rows, 1, None))):
+                by_row = sorted(range(len(rows)), key=rows.__getitem__)
+                rows, values = array("q", map(rows.__getitem__, by_row)), array("q", map(values.__getitem__, by_row))
+            args[key] = ArgColumn(text, rows, array("q", map(string_of.__getitem__, values)) if text else values)
         return Spans(strings=strings, args=args, **made), row_of
 
     def _order(self) -> array[int]:
