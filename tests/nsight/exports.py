@@ -81,10 +81,11 @@ class Plan:
 
     ``gap`` is launched between two steps, ``setup``, ``between``, ``first_token`` and ``tail`` where vlmtrace has
     ``other``; all of these in ``generate`` and in no stage. Before every stage's kernels come ``copies`` to the device
-    and ``memsets``. ``layers`` ranges share the kernels of prefill and of every step. ``graphs``: the kernels of a
-    step are one CUDA graph, which the export tells by its nodes (``node``) or as one (``graph``). With ``cccl`` the
-    first kernel of the prefill lies in a range of another library's. Work begins ``delay_ns`` after its call or later.
-    ``syncs``: the host waits for the device before it returns (``end``), or after every token (``token``), or never.
+    and ``memsets``; before every kernel ``asides``, calls that the CUDA runtime makes of its driver. ``layers`` ranges
+    share the kernels of prefill and of every step. ``graphs``: the kernels of a step are one CUDA graph, which the
+    export tells by its nodes (``node``) or as one (``graph``). With ``cccl`` the first kernel of the prefill lies in a
+    range of another library's. Work begins ``delay_ns`` after its call or later. ``syncs``: the host waits for the
+    device before it returns (``end``), or after every token (``token``), or never.
     """
 
     steps: int = 4
@@ -101,6 +102,7 @@ class Plan:
     tail: Launches = Launches(0)
     copies: int = 1
     memsets: int = 1
+    asides: int = 0
     layers: int = 0
     graphs: str | None = None
     cccl: bool = False
@@ -182,10 +184,10 @@ def generation(thread: Thread, plan: Plan | None = None) -> Generated:
 
 def _inside(made: Generated) -> None:
     thread, plan = made.thread, made.plan
-    _launch(thread, plan.setup.kernels())
+    _launch(thread, plan, plan.setup.kernels())
     if plan.vision and not plan.vision_inside:
         _vision(thread, plan)
-        _launch(thread, plan.between.kernels())
+        _launch(thread, plan, plan.between.kernels())
     with thread.range(names.PREFILL, plan.tokens, marks=True):
         if plan.vision and plan.vision_inside:
             _vision(thread, plan)
@@ -195,10 +197,10 @@ def _inside(made: Generated) -> None:
                 thread.launch(Kernel(US, "DeviceScanKernel", "<long>"), "cuLaunchKernel")
         _layers(thread, plan, plan.prefill)
     _token(made)
-    _launch(thread, plan.first_token.kernels())
+    _launch(thread, plan, plan.first_token.kernels())
     for step in range(plan.steps):
         if step:
-            _launch(thread, plan.gap.kernels())
+            _launch(thread, plan, plan.gap.kernels())
         with thread.range(names.STEP, step, marks=True):
             _moves(thread, plan)
             if plan.graphs is None:
@@ -206,7 +208,7 @@ def _inside(made: Generated) -> None:
             else:
                 thread.launch_graph(plan.step.kernels(), 1, plan.graphs)
         _token(made)
-    _launch(thread, plan.tail.kernels())
+    _launch(thread, plan, plan.tail.kernels())
     if plan.syncs == "end":
         thread.synchronize()
 
@@ -222,9 +224,9 @@ def _vision(thread: Thread, plan: Plan) -> None:
     with thread.range(names.VISION, marks=True):
         _moves(thread, plan)
         with thread.range(names.ENCODER, marks=True):
-            _launch(thread, plan.encoder.kernels())
+            _launch(thread, plan, plan.encoder.kernels())
         with thread.range(names.PROJECTOR, marks=True):
-            _launch(thread, plan.projector.kernels())
+            _launch(thread, plan, plan.projector.kernels())
 
 
 def _moves(thread: Thread, plan: Plan) -> None:
@@ -238,11 +240,13 @@ def _layers(thread: Thread, plan: Plan, launches: Launches) -> None:
     parts = max(1, plan.layers)
     for layer in range(parts):
         with thread.range(names.LAYER, marks=True) if plan.layers else nullcontext():
-            _launch(thread, launches.kernels(parts, layer))
+            _launch(thread, plan, launches.kernels(parts, layer))
 
 
-def _launch(thread: Thread, kernels: list[Kernel]) -> None:
+def _launch(thread: Thread, plan: Plan, kernels: list[Kernel]) -> None:
     for kernel in kernels:
+        for _ in range(plan.asides):
+            thread.call("cuKernelGetName", driver=True)
         thread.launch(kernel)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -28,6 +29,10 @@ from tests.nsight.exports import (
 from tests.nsight.schemas import columns
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import WARMED
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+import nsight_reference
 
 KERNELS, CALLS, GRAPHS = (f"CUPTI_ACTIVITY_KIND_{kind}" for kind in ("KERNEL", "RUNTIME", "GRAPH_TRACE"))
 
@@ -245,6 +250,31 @@ def test_what_began_before_the_capture_or_never_ended_is_told_as_far_as_it_was_s
         assert db.execute(f"SELECT n.eventType, n.rangeId {named}", (names.RECORDING,)).fetchall() == [(60, 1)]
         assert db.execute(f"SELECT COUNT(*) {named}", (names.CALIBRATE,)).fetchone() == (3,)
     assert (export.orphans.kernels, export.orphans.ns) == (1, 3 * US)
+
+
+@pytest.mark.parametrize("version", [NEWEST, REAL, OLD])
+def test_the_reference_script_finds_in_it_what_was_laid_and_lays_its_clock_on_the_recording(
+    tmp_path: Path, version: str
+) -> None:
+    """A reader that was written for real reports, and knows nothing of these."""
+    path, offset = tmp_path / "made.sqlite", 9_000_000_000_000
+    with Export(path, version) as export:
+        thread = export.process().thread(at=US)
+        laid = [generation(thread, Plan(steps=30, cccl=True, copies=2, asides=1)) for _ in range(2)]
+    with opened(path) as db:
+        ranges = nsight_reference.read_ranges(db)
+        unattributed, total = nsight_reference.attribute(db, ranges)
+    assert total == sum(one.work(names.GENERATE).kernels for one in laid)
+    assert unattributed == sum(one.own(names.GENERATE).kernels for one in laid)
+    for stage in nsight_reference.STAGES:
+        found = [(r.operations, r.first, r.last) for r in ranges if r.name == stage]
+        works = [one.work for generated in laid for one in generated.ranges(stage)]
+        assert found == [(work.kernels + work.copies + work.memsets, work.first, work.last) for work in works]
+    matched = nsight_reference.match({"made": matching_recording(export, offset)}, ranges)
+    points = [(r.record_begin, span.host_begin) for _, span, r in matched]
+    fit = nsight_reference.fit(sorted(points + [(r.record_end, span.host_end) for _, span, r in matched]))
+    assert fit(0) == pytest.approx(offset - 500)  # a call begins 500 ns after its mark, each of them here
+    assert fit.slope == pytest.approx(0)
 
 
 def test_tables_can_be_left_out(tmp_path: Path) -> None:
