@@ -184,16 +184,19 @@ def test_ranges_carry_their_numbers_and_lie_between_the_calls_of_their_marks(tmp
 def test_device_work_begins_as_late_as_it_is_told_and_each_stream_does_it_in_order(tmp_path: Path) -> None:
     path = tmp_path / "made.sqlite"
     with Export(path) as export:
-        generation(export.process().thread(), Plan(delay_ns=700 * US, copies=0, memsets=0))
+        generation(export.process().thread(), Plan(delay_ns=700 * US, copies=3))
+    work = " UNION ALL ".join(
+        f"SELECT start, end, correlationId FROM CUPTI_ACTIVITY_KIND_{kind}" for kind in ("KERNEL", "MEMCPY", "MEMSET")
+    )
     with opened(path) as db:
-        pairs = db.execute(
-            f"SELECT r.start, k.start, k.end FROM {KERNELS} k JOIN {CALLS} r USING (correlationId) ORDER BY r.start"
+        found = db.execute(
+            f"SELECT r.start, w.start, w.end FROM ({work}) w JOIN {CALLS} r USING (correlationId) ORDER BY r.start"
         ).fetchall()
     free = 0
-    for called, start, end in pairs:
+    for called, start, end in found:
         assert start >= max(free, called + 700 * US)
         free = end
-    assert pairs[0][1] == pairs[0][0] + 700 * US
+    assert found[0][1] == found[0][0] + 700 * US
 
 
 def test_a_graph_is_told_as_one_or_by_its_nodes(tmp_path: Path) -> None:
@@ -242,6 +245,7 @@ def test_what_began_before_the_capture_or_never_ended_is_told_as_far_as_it_was_s
         thread = process.thread(at=10 * US)
         with recorded(thread), thread.range(names.GENERATE, marks=True, closed=False):
             thread.launch(Kernel(US))
+            thread.point("somebody's mark")
     with opened(path) as db:
         lost = f"SELECT COUNT(*) FROM {KERNELS} WHERE correlationId NOT IN (SELECT correlationId FROM {CALLS})"
         assert db.execute(lost).fetchone() == (1,)
@@ -249,6 +253,8 @@ def test_what_began_before_the_capture_or_never_ended_is_told_as_far_as_it_was_s
         assert db.execute(f"SELECT n.end {named}", (names.GENERATE,)).fetchall() == [(None,)]
         assert db.execute(f"SELECT n.eventType, n.rangeId {named}", (names.RECORDING,)).fetchall() == [(60, 1)]
         assert db.execute(f"SELECT COUNT(*) {named}", (names.CALIBRATE,)).fetchone() == (3,)
+        point = f"SELECT n.eventType, n.end, n.domainId {named}"
+        assert db.execute(point, ("somebody's mark",)).fetchall() == [(34, None, 0)]
     assert (export.orphans.kernels, export.orphans.ns) == (1, 3 * US)
 
 
