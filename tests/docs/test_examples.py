@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -14,13 +15,13 @@ import pytest
 import vlmtrace
 from tests.docs.markdown import ROOT, Block, blocks
 from tests.importer import TraceProcessor
+from tests.nsight.installation import install
 from tests.saved_models import saved
 from vlmtrace.capture import demo, loading
 from vlmtrace.cli import boundary
 from vlmtrace.cli.main import vlmtrace as command_line
 
 NOT_HERE = {
-    "nsys": "needs Nsight Systems and a GPU",
     "pip": "needs the network, and would change this environment",
     "scripts/million_spans.py": "takes minutes; tests/scripts runs it with fewer",
     "scripts/demo": "sets up an environment of its own",
@@ -49,8 +50,10 @@ CONSOLE = [block for block in blocks("console") if "$ " in block.text]
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder: what examples name lies in it."""
+    """The current folder: what examples name lies in it. Nsight Systems is played by a stand-in."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PATH", f"{install(tmp_path / 'nsight').parent}:{os.environ['PATH']}")
     for name in MODELS:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).symlink_to(saved("llava"))

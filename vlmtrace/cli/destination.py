@@ -11,9 +11,10 @@ from typing import Final
 
 from vlmtrace import api, formats
 from vlmtrace.errors import TraceFormatError, UsageError, VlmtraceError
+from vlmtrace.nsight.command import RAW, REPORT
 from vlmtrace.timeline.recording import Recording
 
-__all__ = ["STDOUT", "Destination", "choose", "newest"]
+__all__ = ["STDOUT", "Destination", "choose", "newest", "report_beside"]
 
 STDOUT: Final = "-"
 _DEFAULT_FORMAT: Final = ".pftrace"
@@ -74,6 +75,22 @@ def choose(output: str | None, name: str, *, force: bool) -> Destination:
     return Destination(path, force, name if output is None else None)
 
 
+def report_beside(trace: Path, *, force: bool) -> Path:
+    """The Nsight report that goes with a trace: the same name in the same folder.
+
+    Raises:
+        VlmtraceError: the report, or a raw one, exists (without ``force``).
+    """
+    stem = trace.name[: -len(formats.format_of(trace))]
+    report = trace.with_name(stem + REPORT)
+    for path in (report, trace.with_name(stem + RAW)):
+        if path.is_dir():
+            raise VlmtraceError(f"'{path}' is a folder", "give another name after -o")
+        if path.exists() and not force:
+            raise VlmtraceError(f"'{path}' exists", "give another name after -o, or --force to overwrite it")
+    return report
+
+
 def newest() -> Path:
     """The trace in the current folder that was written last.
 
@@ -97,6 +114,7 @@ def _is_trace(path: Path) -> bool:
 
 
 def _next_in(name: str) -> Path:
-    pattern = re.compile(re.escape(name) + r"-(\d+)" + re.escape(_DEFAULT_FORMAT))
+    endings = "|".join(re.escape(ending) for ending in (_DEFAULT_FORMAT, REPORT, RAW))
+    pattern = re.compile(re.escape(name) + rf"-(\d+)(?:{endings})")
     taken = [int(found[1]) for path in Path().iterdir() if (found := pattern.fullmatch(path.name))]
     return Path(f"{name}-{max(taken, default=0) + 1:03d}{_DEFAULT_FORMAT}")

@@ -12,7 +12,7 @@ from vlmtrace.analysis.overhead import detail_within
 from vlmtrace.analysis.summary import summarise
 from vlmtrace.capture import demo, loading, program, workload
 from vlmtrace.capture.samples import Sample, batches
-from vlmtrace.cli import boundary, destination, record_options, record_request
+from vlmtrace.cli import boundary, destination, record_nsys, record_options, record_request
 from vlmtrace.cli.redaction import redacted
 from vlmtrace.cli.summary import show
 from vlmtrace.cli.talk import Talk
@@ -44,11 +44,16 @@ def record(context: click.Context, /, **given: Any) -> int:
     The trace opens in https://ui.perfetto.dev. A program runs unchanged, and its exit code is passed on.
     """
     record_options.check_one_way_in(context, given)
+    record_options.check_nsys(given)
     talk = Talk(quiet=given["quiet"])
-    words = redacted(["vlmtrace", *context.ensure_object(boundary.State).words], keep_text=given["keep_text"])
+    state = context.ensure_object(boundary.State)
+    words = redacted(["vlmtrace", *state.words], keep_text=given["keep_text"])
     labels: dict[str, Json] = dict(record_options.key_values(given["labels"], "--label", "KEY=VALUE"))
     facts: dict[str, Json] = {"command": list[Json](words), "labels": labels}
     loading.check_installed()
+    if given["nsys"]:
+        return record_nsys.record_under_nsys(context, given, talk)
+    given["handed_over"] = state.left_to is not None
     if given["dry_run"]:
         return _dry_run(given, talk)
     if given["command"]:
@@ -218,8 +223,11 @@ def _recorder_options(name: str, given: Mapping[str, Any]) -> RecorderOptions:
 
 
 def _deliver(recording: Recording, place: destination.Destination, given: Mapping[str, Any], talk: Talk) -> None:
-    """Show the summary and write the trace, if there is anything to show."""
+    """Show the summary and write the trace, if there is anything to show. Under nsys, whoever started it shows both."""
     if not recording.generations:
+        return
+    if given["handed_over"]:
+        place.write(recording)
         return
     to_stderr = place.path is None or bool(given["command"])
     if given["summary"] and not (to_stderr and talk.quiet):

@@ -11,11 +11,12 @@ from typing import Any, Final, TypeVar
 import click
 
 from vlmtrace.capture import loading
+from vlmtrace.cli.destination import STDOUT
 from vlmtrace.errors import UsageError
 from vlmtrace.report import FORMATS
 from vlmtrace.timeline.recording import DETAILS
 
-__all__ = ["check_one_way_in", "key_values", "model_options", "stage_paths", "trace_options"]
+__all__ = ["check_nsys", "check_one_way_in", "key_values", "model_options", "stage_paths", "trace_options"]
 
 _WEIGHTS: Final = frozenset(("dtype", "attn", "trust_remote_code"))
 _SAMPLES: Final = frozenset(("images", "image_size", "prompt", "inputs"))
@@ -119,6 +120,11 @@ def trace_options(command: C) -> C:
             help="Lower the detail until the counted cost of tracing is at most this share of generate; refuse if "
             "nothing helps.",
         ),
+        click.option("--nsys", is_flag=True, help="Record under Nsight Systems; its report lies beside the trace."),
+        click.option(
+            "--nsys-path", type=click.Path(path_type=Path), metavar="PATH", help="The nsys to use: a file or folder."
+        ),
+        click.option("--nsys-arg", "nsys_args", multiple=True, metavar="ARG", help="Give nsys this too. Repeatable."),
         click.option("--keep-text", is_flag=True, help="Store prompts and outputs, not only their hash and length."),
         click.option("-o", "--output", metavar="FILE", help="*.pftrace, *.json or *.json.gz; - is stdout."),
         click.option("--force", is_flag=True, help="Overwrite an existing file."),
@@ -166,11 +172,31 @@ def check_one_way_in(context: click.Context, given: Mapping[str, Any]) -> None:
     for name, (why, remedy) in _RUN_SEVERAL_TIMES.items():
         if given["command"] and given[name]:
             raise UsageError(f"'--{name.replace('_', '-')}' needs --demo or --model: {why}", remedy)
-    useless = _ANY_MODEL if given["command"] else _WEIGHTS if given["use_demo"] else frozenset[str]()
+    any_model = _ANY_MODEL - {"dry_run"} if given["nsys"] else _ANY_MODEL
+    useless = any_model if given["command"] else _WEIGHTS if given["use_demo"] else frozenset[str]()
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if parameter.name in useless and source is click.core.ParameterSource.COMMANDLINE:
             raise UsageError(f"'{parameter.opts[0]}' does nothing with {ways[0]}", "leave it out")
+
+
+def check_nsys(given: Mapping[str, Any]) -> None:
+    """No option for nsys without it, and none with it that would measure it or has no file to lie beside."""
+    if not given["nsys"]:
+        for name, option in (("nsys_path", "--nsys-path"), ("nsys_args", "--nsys-arg")):
+            if given[name]:
+                raise UsageError(f"'{option}' does nothing without --nsys", "add --nsys, or leave it out")
+        return
+    if given["output"] == STDOUT:
+        raise UsageError("'-o -' and --nsys: the report needs a file beside the trace", "give -o FILE, or leave -o out")
+    if given["measure_overhead"]:
+        raise UsageError(
+            "'--measure-overhead' and --nsys: what tracing adds cannot be told from what nsys adds",
+            "leave one of them out",
+        )
+    for word in given["nsys_args"]:
+        if word.startswith(("-o", "--output")):
+            raise UsageError(f"'--nsys-arg {word}': the report is named after the trace", "name both with -o FILE")
 
 
 def stage_paths(given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -1,0 +1,1 @@
+"""Nsight Systems: its command line and its reports."""
