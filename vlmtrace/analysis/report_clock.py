@@ -19,7 +19,7 @@ from vlmtrace.analysis.attribution import Call, ThreadPlaces
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.nsight.report import Marks, tid_of
 from vlmtrace.timeline import names
-from vlmtrace.timeline.alignment import AffineMap, Constraints, fit_offset, fit_rate
+from vlmtrace.timeline.alignment import MAX_DRIFT_PPB, AffineMap, Constraints, fit_offset, fit_rate
 from vlmtrace.timeline.recording import Anchor, Recording
 from vlmtrace.timeline.spans import Span
 
@@ -110,29 +110,42 @@ def _threads(own: Mapping[int, object], found: Mapping[int, ThreadPlaces]) -> It
 
 
 def _best_shift(stages: Sequence[tuple[int, list[Span]]], calls: Sequence[Call]) -> int | None:
-    """By how many generations the recording is ahead of the report's calls; ``None`` where nothing fits."""
-    best: tuple[float, int] | None = None
+    """By how many generations the recording is ahead of the report's calls; ``None`` where nothing fits.
+
+    Of several that fit, the one that matches most of them, and then the one that fits best.
+    """
+    best: tuple[int, float, int] | None = None
     for shift in range(1 - len(calls), len(stages)):
-        misfits = [
-            _misfit(stages[at + shift][1], call) for at, call in enumerate(calls) if 0 <= at + shift < len(stages)
+        pairs = [(stages[at + shift][1], call) for at, call in enumerate(calls) if 0 <= at + shift < len(stages)]
+        misfit = _misfit(pairs)
+        if misfit is not None and misfit <= _SAME_NS and (best is None or (-len(pairs), misfit) < best[:2]):
+            best = -len(pairs), misfit, shift
+    return None if best is None else best[2]
+
+
+def _misfit(pairs: Sequence[tuple[list[Span], Call]]) -> float | None:
+    """How far from each other starts are in trace and report, in ns, each from the one before; ``None``: not the same.
+
+    The largest, over the generations, of the median over their forwards; and of what lies between two generations.
+    """
+    worst = 0.0
+    last: tuple[int, int] | None = None
+    for (whole, *forwards), call in pairs:
+        if len(forwards) != len(call.forwards):
+            return None
+        here = whole.host_begin, call.start
+        apart = [
+            abs((span.host_begin - here[0]) - (start - here[1]))
+            for span, (_, start, _) in zip(forwards, call.forwards, strict=True)
         ]
-        if misfits and None not in misfits:
-            misfit = median(one for one in misfits if one is not None)
-            if misfit <= _SAME_NS and (best is None or misfit < best[0]):
-                best = misfit, shift
-    return None if best is None else best[1]
-
-
-def _misfit(spans: Sequence[Span], call: Call) -> float | None:
-    """How far the stages' starts are from each other, each from its own ``generate``, ns; ``None``: not the same."""
-    if len(spans) != len(call.forwards) + 1:
-        return None
-    begin = spans[0].host_begin
-    apart = [
-        abs((span.host_begin - begin) - (start - call.start))
-        for span, (_, start, _) in zip(spans[1:], call.forwards, strict=True)
-    ]
-    return median([*apart, abs(spans[0].host_duration - (call.end - call.start))])
+        misfit = median([*apart, abs(whole.host_duration - (call.end - call.start))])
+        if last is not None:
+            between = here[0] - last[0]
+            misfit = max(misfit, abs(between - (here[1] - last[1])) - between * MAX_DRIFT_PPB / 1e9)
+        worst, last = max(worst, misfit), here
+        if worst > _SAME_NS:
+            return None
+    return worst
 
 
 def fit_clock(matched: Sequence[Matched], marks: Marks) -> AffineMap:
