@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,3 +31,13 @@ def every_written_trace_is_clean(request: pytest.FixtureRequest) -> Iterator[Non
     yield
     if folder is not None:
         check_written_traces(folder)
+
+
+@pytest.fixture(scope="session")
+def real_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of Nsight Systems from an H100, as it was exported; only to be read. tests/nsight/data tells of it."""
+    packed = Path(__file__).parent / "nsight" / "data" / "h100-tiny-qwen2.5-vl.sqlite.gz"
+    path = tmp_path_factory.mktemp("nsight") / packed.stem
+    path.write_bytes(gzip.decompress(packed.read_bytes()))
+    path.chmod(0o444)
+    return path

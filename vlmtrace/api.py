@@ -26,7 +26,19 @@ if TYPE_CHECKING:
     from vlmtrace.capture.ring import Kept
     from vlmtrace.capture.sync_audit import SyncAudit
 
-__all__ = ["Installed", "Session", "audit_syncs", "install", "load", "render", "save", "span", "tag", "trace"]
+__all__ = [
+    "Installed",
+    "Session",
+    "audit_syncs",
+    "install",
+    "load",
+    "pair",
+    "render",
+    "save",
+    "span",
+    "tag",
+    "trace",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -275,6 +287,27 @@ def load(path: str | Path) -> Recording:
         return formats.read(path)
     except OSError as error:
         raise VlmtraceError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
+def pair(recording: Recording | str | Path, report: str | Path, *, nsys: str | Path | None = None) -> Recording:
+    """A recording with the kernels and copies of the Nsight Systems report of the same run, each in its stage.
+
+    ``recording`` may be a trace's path; ``report`` is a ``.sqlite`` export, or a ``.nsys-rep``, which ``nsys`` (found
+    as ``record --nsys`` finds it) exports beside it.
+
+    Raises:
+        VlmtraceError: if the report cannot be read or exported, is of another run, or holds no kernels.
+    """
+    from vlmtrace.analysis import pairing
+    from vlmtrace.nsight import command
+    from vlmtrace.nsight import report as nsight_report
+
+    path = Path(report)
+    if not isinstance(recording, Recording):
+        recording = load(recording)
+    if path.suffix == ".nsys-rep":
+        path = command.export_sqlite(path, command.find_any(None if nsys is None else Path(nsys)))
+    return pairing.pair(recording, nsight_report.read(path), path.name)
 
 
 def render(recording: Recording, form: str = "table") -> str:

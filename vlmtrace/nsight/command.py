@@ -122,6 +122,20 @@ def find(given: Path | None = None) -> Nsys:
     )
 
 
+def find_any(given: Path | None = None) -> Nsys | None:
+    """The same, and ``None`` where there is none: a report that is exported already needs no nsys.
+
+    Raises:
+        VlmtraceError: the one given cannot be used.
+    """
+    try:
+        return find(given)
+    except VlmtraceError:
+        if given is not None:
+            raise
+        return None
+
+
 def profile_command(nsys: Path | str, options: ProfileOptions, program: Sequence[str]) -> list[str]:
     """The command that records ``program`` under nsys.
 
