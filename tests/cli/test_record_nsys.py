@@ -109,6 +109,17 @@ def test_a_program_keeps_its_stdin_stdout_arguments_and_exit_code(desk: Path) ->
     assert done.stderr.splitlines()[-1] == "Next: vlmtrace pair out.json out.nsys-rep"
 
 
+def test_a_number_that_another_recording_took_meanwhile_costs_no_trace(desk: Path) -> None:
+    (desk / "job.py").write_text(_PROGRAM.replace("sys.exit(7)", "open('job-001.pftrace', 'w').write('another')"))
+
+    done = record(install(desk.parent / "nsys"), "--no-summary", "--", "job.py")
+
+    assert done.returncode == 0, done.stderr
+    assert (desk / "job-001.pftrace").read_text() == "another"
+    assert len(api.load("job-002.pftrace").generations) == 1
+    assert done.stderr.splitlines()[-1] == "Next: vlmtrace pair job-002.pftrace job-001.nsys-rep"
+
+
 def test_a_program_that_generates_nothing_says_so_once(desk: Path) -> None:
     (desk / "job.py").write_text("print('hello')")
 
@@ -162,7 +173,7 @@ def test_a_range_that_never_opened_is_one_line(desk: Path) -> None:
     assert files(desk) == ["demo-001.pftrace"]
     assert done.stderr.splitlines()[-1] == (
         "vlmtrace: error: nsys made no report 'demo-001.nsys-rep': the range recording@vlmtrace never opened: "
-        "what it says itself is above"
+        "see what it says itself above"
     )
 
 
@@ -172,7 +183,7 @@ def test_an_nsys_that_fails_at_once_is_one_line_behind_its_own(desk: Path) -> No
     assert done.returncode == 1
     assert done.stderr.splitlines()[-2:] == [
         "nsys cannot do that",
-        "vlmtrace: error: nsys ended with exit code 1, the recording without a word: see above for why",
+        "vlmtrace: error: nsys ended with exit code 1, the recording without a word: see what it says itself above",
     ]
     assert files(desk) == []
 

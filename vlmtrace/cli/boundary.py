@@ -7,12 +7,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import click
 
-from vlmtrace.cli import handover
+from vlmtrace.cli.handover import Handover, taken
 from vlmtrace.errors import EXIT_ERROR, EXIT_OK, VlmtraceError
 
 __all__ = ["EXIT_INTERRUPTED", "State", "run"]
@@ -23,22 +22,20 @@ _DEBUG: Final = "VLMTRACE_DEBUG"
 
 @dataclass(slots=True)
 class State:
-    """What commands and boundary tell each other: the words of the command line, whether to show tracebacks, and where
-    the exit code is left for the process that has nsys run this one, if one has."""
+    """What commands and boundary tell each other: the words of the command line, whether to show tracebacks, and what
+    is left to the process that has nsys run this one, if one has."""
 
     words: list[str] = field(default_factory=list)
     debug: bool = False
-    left_to: Path | None = None
+    handover: Handover | None = None
 
 
 def run(group: click.Group, words: Sequence[str] | None = None) -> int:
     """Run the command that ``words`` (default: the process's own) name, and answer the exit code."""
-    state = State(
-        list(sys.argv[1:] if words is None else words), os.environ.get(_DEBUG, "") not in {"", "0"}, handover.taken()
-    )
+    state = State(list(sys.argv[1:] if words is None else words), os.environ.get(_DEBUG, "") not in {"", "0"}, taken())
     code = _run(group, state)
-    if state.left_to is not None:
-        handover.leave(state.left_to, code)
+    if state.handover is not None:
+        state.handover.leave(code)
     return code
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ __all__ = ["STDOUT", "Destination", "choose", "newest", "report_beside"]
 
 STDOUT: Final = "-"
 _DEFAULT_FORMAT: Final = ".pftrace"
+_NUMBERED: Final = re.compile(r"([^/]+)-\d{3,}" + re.escape(_DEFAULT_FORMAT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class Destination:
     path: Path | None
     force: bool
     series: str | None = None
+
+    def numbered(self) -> Destination:
+        """The same place as one of a series, if its name is one of a series: another process chose the number."""
+        found = None if self.path is None or self.force else _NUMBERED.fullmatch(str(self.path))
+        return self if found is None else replace(self, series=found[1])
 
     def write(self, recording: Recording) -> Path | None:
         """Write the trace and answer the file it is in, ``None`` for stdout.

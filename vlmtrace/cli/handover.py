@@ -7,37 +7,54 @@ recording with a handover is silent about what it has written: whoever waits for
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["environment", "leave", "left", "taken"]
+__all__ = ["Handover", "Left", "environment", "left", "taken"]
 
 _VARIABLE: Final = "VLMTRACE_HANDOVER"
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """How a recording ended: its exit code, and the trace it wrote, if it wrote one."""
+
+    code: int
+    trace: Path | None
+
+
+@dataclass(slots=True)
+class Handover:
+    """The recording's side: ``file`` is what it leaves, ``trace`` what it has written until then."""
+
+    file: Path
+    trace: Path | None = None
+
+    def leave(self, code: int) -> None:
+        """Leave the exit code and the trace; whoever wanted them may have gone."""
+        try:
+            self.file.write_bytes(b"%d\n" % code + (b"" if self.trace is None else os.fsencode(self.trace)))
+        except OSError:
+            return
+
+
 def environment(file: Path) -> dict[str, str]:
-    """The environment of a process that is to leave its exit code in ``file``."""
+    """The environment of a recording that is to leave in ``file`` how it ended."""
     return os.environ | {_VARIABLE: str(file)}
 
 
-def taken() -> Path | None:
-    """The file that this process's exit code goes to, if it has one. The variable is gone then: programs started from
-    here are nobody's recording."""
+def taken() -> Handover | None:
+    """The handover of this process, if it is such a recording. The variable is gone then: what is started from here is
+    nobody's recording."""
     file = os.environ.pop(_VARIABLE, None)
-    return None if file is None else Path(file)
+    return None if file is None else Handover(Path(file))
 
 
-def leave(file: Path, code: int) -> None:
-    """Leave an exit code; whoever wanted it may have gone."""
+def left(file: Path) -> Left | None:
+    """What was left in ``file``, ``None`` where the recording was ended before it could leave anything."""
     try:
-        file.write_text(str(code), encoding="ascii")
-    except OSError:
-        return
-
-
-def left(file: Path) -> int | None:
-    """The exit code left in ``file``, ``None`` where the process ended before it could leave one."""
-    try:
-        return int(file.read_text(encoding="ascii"))
+        code, _, trace = file.read_bytes().partition(b"\n")
+        return Left(int(code), Path(os.fsdecode(trace)) if trace else None)
     except (OSError, ValueError):
         return None

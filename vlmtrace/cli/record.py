@@ -53,7 +53,7 @@ def record(context: click.Context, /, **given: Any) -> int:
     loading.check_installed()
     if given["nsys"]:
         return record_nsys.record_under_nsys(context, given, talk)
-    given["handed_over"] = state.left_to is not None
+    given["handover"] = state.handover
     if given["dry_run"]:
         return _dry_run(given, talk)
     if given["command"]:
@@ -226,8 +226,8 @@ def _deliver(recording: Recording, place: destination.Destination, given: Mappin
     """Show the summary and write the trace, if there is anything to show. Under nsys, whoever started it shows both."""
     if not recording.generations:
         return
-    if given["handed_over"]:
-        place.write(recording)
+    if given["handover"] is not None:
+        given["handover"].trace = place.numbered().write(recording)
         return
     to_stderr = place.path is None or bool(given["command"])
     if given["summary"] and not (to_stderr and talk.quiet):

@@ -42,7 +42,7 @@ def record_under_nsys(context: click.Context, given: Mapping[str, Any], talk: Ta
         VlmtraceError: a file cannot go where it should, or there is no nsys that will do.
     """
     state = context.ensure_object(boundary.State)
-    if state.left_to is not None or nsight.SESSION_VARIABLE in os.environ:
+    if state.handover is not None or nsight.SESSION_VARIABLE in os.environ:
         raise UsageError("--nsys would start nsys in a process that nsys records already", "leave out --nsys")
     trace = destination.choose(given["output"], _name(given), force=given["force"]).path
     assert trace is not None, "'-o -' has been refused"
@@ -53,48 +53,44 @@ def record_under_nsys(context: click.Context, given: Mapping[str, Any], talk: Ta
         click.echo(shlex.join(nsight.profile_command(_shown(given, talk), options, again)))
         return EXIT_OK
     nsys = nsight.find(given["nsys_path"])
-    files = _Files(trace, report)
+    before = {path: _state(path) for path in (report, report.with_suffix(nsight.RAW))}
     with tempfile.TemporaryDirectory(prefix="vlmtrace-") as folder:
-        left = Path(folder) / "exit-code"
-        ended = _run(nsight.profile_command(nsys.path, options, again), left, given)
-        code = handover.left(left)
-    problem = files.missing(nsys, ended)
-    if code is None:
-        code = ended or EXIT_ERROR
-        problem = VlmtraceError(f"nsys ended with exit code {ended}, the recording without a word", "see above for why")
-    _deliver(files, given, talk)
+        file = Path(folder) / "left"
+        ended = _run(nsight.profile_command(nsys.path, options, again), file, given)
+        left = handover.left(file)
+    made = {path for path, was in before.items() if _state(path) not in (None, was)}
+    written = None if left is None else left.trace
+    problem = _report_made(report, made, nsys)
+    if left is None:
+        problem = VlmtraceError(
+            f"nsys ended with exit code {ended}, the recording without a word", "see what it says itself above"
+        )
+    elif written is not None and problem is None and report not in made:
+        failed = ended not in {EXIT_OK, left.code}  # nsys passes the recording's own code on
+        why = f"it ended with exit code {ended}" if failed else f"the range {nsight.CAPTURE_RANGE} never opened"
+        problem = VlmtraceError(f"nsys made no report '{report}': {why}", "see what it says itself above")
+    _deliver(written, report if report in made else None, given, talk)
     if problem is not None:
         click.echo(f"vlmtrace: error: {problem}", err=True)
+    code = ended if left is None else left.code
     return code or (EXIT_OK if problem is None else EXIT_ERROR)
 
 
-class _Files:
-    """Trace and report, and which of them have come to be since they were first looked at."""
-
-    def __init__(self, trace: Path, report: Path) -> None:
-        self.trace, self.report, self.raw = trace, report, report.with_suffix(nsight.RAW)
-        self._before = {path: _state(path) for path in (self.trace, self.report, self.raw)}
-
-    def written(self, path: Path) -> bool:
-        return _state(path) not in (None, self._before[path])
-
-    def missing(self, nsys: nsight.Nsys, ended: int) -> VlmtraceError | None:
-        """Why there is no report though there should be one. One is made of what nsys left, if it left that only."""
-        if self.written(self.report):
-            return None
-        if self.written(self.raw):
-            try:
-                nsight.import_report(self.raw, self.report, nsys)
-            except VlmtraceError as error:
-                return error
-            return None
-        if not self.written(self.trace):
-            return None  # nothing was recorded, and the recording has said why
-        why = f"the range {nsight.CAPTURE_RANGE} never opened" if ended == 0 else f"it ended with exit code {ended}"
-        return VlmtraceError(f"nsys made no report '{self.report}': {why}", "what it says itself is above")
+def _report_made(report: Path, made: set[Path], nsys: nsight.Nsys) -> VlmtraceError | None:
+    """Have a report made of what nsys left, if it left that only, and count it to ``made``; or why there is none."""
+    raw = report.with_suffix(nsight.RAW)
+    if report in made or raw not in made:
+        return None
+    try:
+        nsight.import_report(raw, report, nsys)
+    except VlmtraceError as error:
+        return error
+    made.add(report)
+    return None
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from another one of its name, ``None`` where there is none."""
     try:
         found = path.stat()
     except OSError:
@@ -152,15 +148,15 @@ def _python_flags(words: Sequence[str]) -> list[str]:
     return flags[:-1] if flags[-1:] == ["-m"] else flags
 
 
-def _run(command: Sequence[str], left: Path, given: Mapping[str, Any]) -> int:
-    """Run nsys and answer its exit code.
+def _run(command: Sequence[str], file: Path, given: Mapping[str, Any]) -> int:
+    """Run nsys, with ``file`` to be handed over, and answer its exit code.
 
     It mixes lines of its own into the stdout of what it runs. A program's stdout is passed on with them; a model has
     nothing to say there, for its summary is shown here, so that all of it is talk.
     """
     stdout = None if given["command"] else subprocess.DEVNULL if given["quiet"] else _STDERR
     try:
-        process = subprocess.Popen(command, stdout=stdout, env=handover.environment(left))
+        process = subprocess.Popen(command, stdout=stdout, env=handover.environment(file))
     except OSError as error:
         raise VlmtraceError(
             f"'{command[0]}' cannot be started: {error.strerror}", "name another: --nsys-path"
@@ -187,16 +183,15 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _deliver(files: _Files, given: Mapping[str, Any], talk: Talk) -> None:
+def _deliver(trace: Path | None, report: Path | None, given: Mapping[str, Any], talk: Talk) -> None:
     """Show the summary, and say what was written."""
-    traced, reported = files.written(files.trace), files.written(files.report)
     of_program = bool(given["command"])
-    if traced and given["summary"] and not (of_program and talk.quiet):
-        show(summarise(api.load(files.trace)), given["form"], err=of_program)
-    if traced or reported:
+    if trace is not None and given["summary"] and not (of_program and talk.quiet):
+        show(summarise(api.load(trace)), given["form"], err=of_program)
+    written = [path for path in (trace, report) if path is not None]
+    if written:
         talk.say("")
-    for path, written in ((files.trace, traced), (files.report, reported)):
-        if written:
-            talk.say(f"Wrote {path} ({bytes_text(path.stat().st_size)})")
-    if traced:
-        talk.say(f"Next: vlmtrace {f'pair {files.trace} {files.report}' if reported else f'summary {files.trace}'}")
+    for path in written:
+        talk.say(f"Wrote {path} ({bytes_text(path.stat().st_size)})")
+    if trace is not None:
+        talk.say(f"Next: vlmtrace {f'summary {trace}' if report is None else f'pair {trace} {report}'}")
