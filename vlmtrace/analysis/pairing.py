@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Final
 
 from vlmtrace.analysis.attribution import Place, ThreadPlaces, places
@@ -192,9 +193,9 @@ class _Pairing:
         texts = [builder.intern(text) for text in self.report.strings]
         names_at = [builder.intern(_name(text)) for text in self.report.strings]
         calls_at = [builder.intern(_VERSIONED.sub("", text)) for text in self.report.strings]
-        begin = array("q", map(self.clock, column(work.start)))
+        begin = array("q", self.clock.all(column(work.start)))
         # A map of one clock onto another may round an operation's length by a nanosecond, never below 0.
-        end = array("q", map(self.clock, column(work.end)))
+        end = array("q", self.clock.all(column(work.end)))
         called, returned = column(work.call_start), column(work.call_end)
         at = column(where)
         tracks, track = self._tracks(rows, begin, end)
@@ -228,17 +229,23 @@ class _Pairing:
         return tracks
 
     def _on_host(self, times: array[int], instead: array[int]) -> array[int]:
-        clock = self.clock
-        return array("q", (clock(time) if time != NONE else other for time, other in zip(times, instead, strict=True)))
+        """Host times on the axis; where the report has none, what stands ``instead``."""
+        made = array("q", self.clock.all(times))
+        if NONE in times:
+            for i, time in enumerate(times):
+                if time == NONE:
+                    made[i] = instead[i]
+        return made
 
     def _set(self, key: str, handles: range, values: array[int], *, text: bool) -> None:
         """Give the argument to those that have one."""
-        having = [i for i, value in enumerate(values) if value != NONE]
-        if having:
-            first = handles.start
-            self.builder.set_args(
-                key, array("q", (first + i for i in having)), array("q", map(values.__getitem__, having)), text=text
-            )
+        if NONE in values:
+            have = [value != NONE for value in values]
+            handles_of, values = array("q", compress(handles, have)), array("q", compress(values, have))
+        else:
+            handles_of = array("q", handles)
+        if handles_of:
+            self.builder.set_args(key, handles_of, values, text=text)
 
     def _tracks(self, rows: Sequence[int], begin: array[int], end: array[int]) -> tuple[list[Track], array[int]]:
         """Tracks of one stream's kernels or copies, as many as it takes for none to overlap; and the track of each."""

@@ -31,7 +31,7 @@ GRAPH: Final = 3
 _PUSH_POP: Final = 59
 _DOMAIN: Final = 75
 _TID_BITS: Final = 24
-_CHUNK: Final = 50_000
+_CHUNK: Final = 5_000
 
 _COPIES: Final = {1: "HtoD", 2: "DtoH", 8: "DtoD", 10: "PtoP"}
 """``cudaMemcpyKind`` as CUPTI numbers it; others are called by their number."""
@@ -145,7 +145,10 @@ class _Reader:
         self.db = db
         self.path = path
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        self.columns = {table: {row[1] for row in db.execute(f'PRAGMA table_info("{table}")')} for table in tables}
+        # Of each table its columns, and whether one is never NULL.
+        self.columns = {
+            table: {row[1]: bool(row[3]) for row in db.execute(f'PRAGMA table_info("{table}")')} for table in tables
+        }
 
     def read(self) -> Report:
         if "StringIds" not in self.columns and "NVTX_EVENTS" not in self.columns:
@@ -168,7 +171,7 @@ class _Reader:
         )
 
     def _facts(self) -> dict[str, str]:
-        if not {"name", "value"} <= self.columns.get("META_DATA_EXPORT", set()):
+        if not {"name", "value"} <= self.columns.get("META_DATA_EXPORT", {}).keys():
             return {}
         return {str(name): str(value) for name, value in self.db.execute("SELECT name, value FROM META_DATA_EXPORT")}
 
@@ -180,7 +183,7 @@ class _Reader:
 
     def _gpus(self) -> dict[int, str]:
         """Names of the devices, as CUDA numbers them."""
-        if {"cudaId", "gpuId"} <= self.columns.get("TARGET_INFO_CUDA_DEVICE", set()):
+        if {"cudaId", "gpuId"} <= self.columns.get("TARGET_INFO_CUDA_DEVICE", {}).keys():
             rows = self.db.execute(
                 "SELECT d.cudaId, g.name FROM TARGET_INFO_CUDA_DEVICE d JOIN TARGET_INFO_GPU g ON g.id = d.gpuId"
             )
@@ -199,11 +202,14 @@ class _Reader:
         return f"COALESCE({', '.join(here)}, '')" if here else "''"
 
     def _or_none(self, table: str, column: str) -> str:
-        return f"COALESCE(t.{column}, {NONE})" if column in self.columns[table] else str(NONE)
+        never_null = self.columns[table].get(column)
+        if never_null is None:
+            return str(NONE)
+        return f"t.{column}" if never_null else f"COALESCE(t.{column}, {NONE})"
 
     def _ranges(self) -> tuple[Ranges, int]:
         table = "NVTX_EVENTS"
-        if not {"start", "end", "eventType", "globalTid"} <= self.columns.get(table, set()):
+        if not {"start", "end", "eventType", "globalTid"} <= self.columns.get(table, {}).keys():
             return Ranges((), *(array("q") for _ in range(4))), 0
         text = self._text(table, ("text",), ("textId",))
         where = f"t.eventType = {_PUSH_POP}"
@@ -237,7 +243,8 @@ class _Reader:
         return Ranges(tuple(name), *(array("q", column) for column in columns)), pending
 
     def _marks(self) -> Marks:
-        if not {"start", "globalTid", "nameId"} <= self.columns.get(_CALLS, set()) or "StringIds" not in self.columns:
+        told = {"start", "globalTid", "nameId"} <= self.columns.get(_CALLS, {}).keys()
+        if not told or "StringIds" not in self.columns:
             return Marks(array("q"), array("q"))
         rows = self.db.execute(
             f"SELECT start, globalTid FROM {_CALLS} WHERE nameId IN "
@@ -248,7 +255,7 @@ class _Reader:
     def _work(self, strings: _Strings) -> Work:
         columns = [array("q") for _ in fields(Work)]
         for kind, table in _TABLES.items():
-            if not {"start", "end", "correlationId"} <= self.columns.get(table, set()):
+            if not {"start", "end", "correlationId"} <= self.columns.get(table, {}).keys():
                 continue
             (count,) = self.db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
             begun = len(columns[0])
@@ -266,16 +273,18 @@ class _Reader:
         while chunk := rows.fetchmany(_CHUNK):
             columns[0].extend([kind] * len(chunk))
             for column, name, values in zip(columns[1:], _WORK[1:], zip(*chunk, strict=True), strict=True):
-                column.extend(map(strings.__getitem__, values) if name in _TEXTS else values)
+                known = strings if name in _TEXTS else strings.shapes if name in _SHAPES else None
+                column.extend(values if known is None else map(known.__getitem__, values))
 
     def _select(self, table: str, kind: int, calls: str) -> str:
         """SQL for the rows of a table, beside the calls that launched them, as the columns of Work after the first."""
-        has = self.columns[table]
+        has = self.columns[table].keys()
         told = {column: self._or_none(table, source) for column, source in _sources(_NAMES.get(kind, "")).items()}
         told |= {"start": "t.start", "end": "t.end"}
         for key in ("grid", "block"):
             if {f"{key}X", f"{key}Y", f"{key}Z"} <= has:
-                told[key] = f"t.{key}X || '×' || t.{key}Y || '×' || t.{key}Z"
+                # In one integer: a text for each row would take longer than all the rest.
+                told[key] = f"(t.{key}X << 32) + (t.{key}Y << 16) + t.{key}Z"
         if kind == COPY:
             told["name"] = (
                 f"'Memcpy ' || CASE {told['name']} "
@@ -288,7 +297,7 @@ class _Reader:
             told["name"] = f"'CUDA graph ' || {told['name']}"
         elif "demangledName" not in has:
             told["full"] = self._or_none(table, "mangledName")
-        known = self.columns.get(_CALLS, set())
+        known = self.columns.get(_CALLS, {}).keys()
         join = ""
         if {"start", "end", "globalTid", "correlationId"} <= known:
             told |= {column: f"COALESCE(c.{source}, {NONE})" for column, source in _CALL.items() if source in known}
@@ -298,17 +307,31 @@ class _Reader:
         return f"SELECT {wanted} FROM {table} t {join}"
 
 
-class _Strings(dict[int | str, int]):
+class _Strings(dict[int | str | None, int]):
     """Positions of names in the report's strings, by the name itself or the number that the export gave it."""
 
     def __init__(self, known: dict[int, str]) -> None:
-        super().__init__({NONE: NONE})
+        super().__init__({NONE: NONE, None: NONE})
         self._known = known
         self.texts: dict[str, int] = {}
+        self.shapes = _Shapes(self)
 
-    def __missing__(self, key: int | str) -> int:
-        text = key if isinstance(key, str) else self._known.get(key, f"name {key}")
+    def __missing__(self, key: int | str | None) -> int:
+        text = key if isinstance(key, str) else self._known.get(key or 0, f"name {key}")
         made = self[key] = self.texts.setdefault(text, len(self.texts))
+        return made
+
+
+class _Shapes(dict[int | None, int]):
+    """Positions of the texts of grids and blocks, by X, Y and Z in one integer."""
+
+    def __init__(self, strings: _Strings) -> None:
+        super().__init__({NONE: NONE, None: NONE})
+        self._strings = strings
+
+    def __missing__(self, key: int | None) -> int:
+        size = key or 0
+        made = self[key] = self._strings[f"{size >> 32}×{size >> 16 & 0xFFFF}×{size & 0xFFFF}"]
         return made
 
 
@@ -320,7 +343,8 @@ _TABLES: Final = {
     GRAPH: "CUPTI_ACTIVITY_KIND_GRAPH_TRACE",
 }
 _WORK: Final = tuple(field.name for field in fields(Work))
-_TEXTS: Final = frozenset(("name", "full", "grid", "block", "call"))
+_TEXTS: Final = frozenset(("name", "full", "call"))
+_SHAPES: Final = frozenset(("grid", "block"))
 _CALL: Final = {"call": "nameId", "call_start": "start", "call_end": "end", "thread": "globalTid"}
 
 

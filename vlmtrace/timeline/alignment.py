@@ -10,7 +10,7 @@ offset from its own marks and the anchors around it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -60,6 +60,11 @@ class AffineMap:
 
     def __call__(self, device_ns: int) -> int:
         return device_ns + self.offset_ns + (device_ns - self.pivot_ns) * self.rate_ppb // _PPB
+
+    def all(self, devices_ns: Iterable[int]) -> Iterator[int]:
+        """The same of many, in less time than as many calls take."""
+        offset, pivot, rate = self.offset_ns, self.pivot_ns, self.rate_ppb
+        return (at + offset + (at - pivot) * rate // _PPB for at in devices_ns)
 
 
 def fit_rate(anchors: Sequence[Anchor]) -> Rate:
