@@ -199,8 +199,8 @@ def spans_of(steps: int) -> int:
 
 def tell(voice: Any, steps: int) -> None:
     """The boundaries inside one `generate()`, told to the listener; between tokens room is made, as a Recorder does."""
-    from vlmtrace.capture.listeners import POINT
     from vlmtrace.timeline import names
+    from vlmtrace.timeline.marks import POINT
 
     kind, mark = names.KIND_OF, voice.listener.mark
     layer, head, token = kind[names.LAYER], kind[names.LM_HEAD], POINT | kind[names.TOKEN]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tests.capture.fake_nvtx import FakeDomain
-from vlmtrace.capture.listeners import POINT, Fanout, NvtxRanges, attached_nvtx_domain
+from vlmtrace.capture.listeners import Fanout, NvtxRanges, attached_nvtx_domain
 from vlmtrace.timeline import names
+from vlmtrace.timeline.marks import POINT
 from vlmtrace.timeline.spans import NONE
 
 STEP = names.KIND_OF[names.STEP]

@@ -7,9 +7,9 @@ import itertools
 import pytest
 
 from tests.capture.fakes import FakeDevice, FakeHost
-from vlmtrace.capture.listeners import POINT
-from vlmtrace.capture.tape import UNRESOLVED, Tape
+from vlmtrace.capture.tape import Tape
 from vlmtrace.timeline.alignment import Constraints, fit_offset, fit_rate, tightest_marks
+from vlmtrace.timeline.marks import POINT, UNRESOLVED
 from vlmtrace.timeline.spans import NONE
 
 MS = 1_000_000

@@ -12,9 +12,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from vlmtrace.capture.listeners import POINT
 from vlmtrace.capture.observed import CURRENT, Observed
 from vlmtrace.timeline import names
+from vlmtrace.timeline.marks import POINT
 from vlmtrace.timeline.spans import NONE
 
 __all__ = [

@@ -11,12 +11,12 @@ from itertools import islice, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
-from vlmtrace.capture.assembly import Node, forest, stage_tree
 from vlmtrace.capture.ended import Ended
 from vlmtrace.capture.requests import requests
-from vlmtrace.capture.tape import UNRESOLVED
 from vlmtrace.timeline import names
 from vlmtrace.timeline.alignment import AffineMap, Constraints, Rate, fit_offset, fit_rate, tightest_marks
+from vlmtrace.timeline.assembly import TRACK_OF, Node, forest, stage_tree
+from vlmtrace.timeline.marks import UNRESOLVED
 from vlmtrace.timeline.recording import Clock, Cost, Generation, Json, Recording, Track
 from vlmtrace.timeline.spans import NONE, NewSpan, SpansBuilder
 from vlmtrace.timeline.validation import validate
@@ -52,34 +52,6 @@ def _without_collections() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-_TRACK_OF: Final = {
-    names.REQUEST: "generations",
-    names.GENERATE: "generations",
-    names.VISION: "stages",
-    names.PREFILL: "stages",
-    names.DECODE: "stages",
-    names.H2D: "stages",
-    **dict.fromkeys(names.OTHER_PARTS, "stages"),
-    names.STEP: "steps",
-    names.GAP: "steps",
-    names.PREFILL_CHUNK: "steps",
-    names.ENCODER: "modules",
-    names.PROJECTOR: "modules",
-    names.MERGE: "modules",
-    names.LM_HEAD: "modules",
-    names.LAYER: "layers",
-    names.VISION_LAYER: "layers",
-    names.TOKEN: "tokens",
-    names.DRAFT: "drafts",
-    names.PREPROCESS: "host",
-    names.DETOKENIZE: "host",
-    names.WAIT: "host",
-    names.GC: "host",
-    names.COMPILE: "host",
-    names.CAPTURE: "host",
-}
 
 
 _FORWARDS: Final = (names.PREFILL, names.STEP)
@@ -263,7 +235,7 @@ class _Composer:
             siblings, parent, generation, device = open_levels[-1]
             for node in siblings:
                 name, number = node.name, node.number
-                here = None if _TRACK_OF.get(name) == "host" else device
+                here = None if TRACK_OF.get(name) == "host" else device
                 place = places.get((here, name))
                 if place is None:
                     place = places[here, name] = builder.intern(name), self._track(lane, here, name)
@@ -289,7 +261,7 @@ class _Composer:
     def _track(self, lane: Lane, device: int | None, name: str) -> int:
         known = self.track_of.get((id(lane), device, name))
         if known is None:
-            kind = _TRACK_OF.get(name, "spans")
+            kind = TRACK_OF.get(name, "spans")
             track = Track(kind, None if kind == "host" else device, lane.thread, lane.name)
             known = self.tracks.setdefault(track, len(self.tracks))
             self.track_of[id(lane), device, name] = known

@@ -7,15 +7,13 @@ listener is left out. Names are registered strings, so that ``nsys --capture-ran
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from vlmtrace.timeline import names
+from vlmtrace.timeline.marks import POINT
 from vlmtrace.timeline.spans import NONE
 
-__all__ = ["POINT", "Fanout", "Listener", "Mark", "NvtxRanges", "RecordingRange", "attached_nvtx_domain"]
-
-POINT: Final = 1 << 20
-"""Added to a kind where the mark is a point (a token, the merge's end) rather than a boundary of a span."""
+__all__ = ["Fanout", "Listener", "Mark", "NvtxRanges", "RecordingRange", "attached_nvtx_domain"]
 
 Mark = Callable[[int, int], None]
 """Told of one boundary: ``code`` and ``number``. The code is a kind (a position in ``names.KINDS``, or of a user's span

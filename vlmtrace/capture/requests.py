@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from heapq import merge
 
-from vlmtrace.capture.assembly import Node
 from vlmtrace.timeline import names
+from vlmtrace.timeline.assembly import Node
 
 __all__ = ["requests"]
 

@@ -7,19 +7,16 @@ they are given as it is; :class:`Marks` are packed.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 from typing import Any, Final
 
 from vlmtrace.capture.clocks import DeviceClock, monotonic_ns, rounding_ns
 from vlmtrace.capture.listeners import Mark
+from vlmtrace.timeline.marks import UNRESOLVED, Marks
 from vlmtrace.timeline.recording import Anchor
 from vlmtrace.timeline.spans import NONE
 
-__all__ = ["UNRESOLVED", "Marks", "Tape"]
-
-UNRESOLVED: Final = -(1 << 62)
-"""The device time of a mark that the device never reached: recorded into a graph, or lost with its context."""
+__all__ = ["Tape"]
 
 _CHAIN_MS: Final = 1_000.0
 """Elapsed times are read against a reference no further away than this, so that float32 resolves 60 ns."""
@@ -28,22 +25,6 @@ _ANCHOR_TRIES: Final = 5
 
 _NO_TIME: Final = 1 << 40
 """A number as large as a host time in ns; no smaller one has an object of its own."""
-
-
-class Marks:
-    """Resolved marks, parallel columns: ``code`` (kind, ``~kind`` for an end, ``POINT | kind``), number, host, device.
-
-    On the host's clock ``device`` equals ``host``.
-    """
-
-    def __init__(self) -> None:
-        self.code = array("i")
-        self.number = array("q")
-        self.host = array("q")
-        self.device = array("q")
-
-    def __len__(self) -> int:
-        return len(self.code)
 
 
 class Tape:

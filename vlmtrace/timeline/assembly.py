@@ -12,15 +12,42 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from vlmtrace.capture.listeners import POINT
-from vlmtrace.capture.tape import UNRESOLVED, Marks
 from vlmtrace.timeline import names
+from vlmtrace.timeline.marks import POINT, UNRESOLVED, Marks
 from vlmtrace.timeline.spans import NONE
 
-__all__ = ["Node", "forest", "stage_tree"]
+__all__ = ["TRACK_OF", "Node", "forest", "stage_tree"]
 
 Mark = tuple[int, int]
 """(axis, host), both in ns."""
+
+TRACK_OF: Final = {
+    names.REQUEST: "generations",
+    names.GENERATE: "generations",
+    names.VISION: "stages",
+    names.PREFILL: "stages",
+    names.DECODE: "stages",
+    names.H2D: "stages",
+    **dict.fromkeys(names.OTHER_PARTS, "stages"),
+    names.STEP: "steps",
+    names.GAP: "steps",
+    names.PREFILL_CHUNK: "steps",
+    names.ENCODER: "modules",
+    names.PROJECTOR: "modules",
+    names.MERGE: "modules",
+    names.LM_HEAD: "modules",
+    names.LAYER: "layers",
+    names.VISION_LAYER: "layers",
+    names.TOKEN: "tokens",
+    names.DRAFT: "drafts",
+    names.PREPROCESS: "host",
+    names.DETOKENIZE: "host",
+    names.WAIT: "host",
+    names.GC: "host",
+    names.COMPILE: "host",
+    names.CAPTURE: "host",
+}
+"""The kind of row that each stage lies on; what is named here by none is a user's span."""
 
 _FORWARDS: Final = frozenset((names.PREFILL, names.STEP))
 _STAGES: Final = frozenset(names.KINDS) - {names.DRAFT}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmtrace.capture.assembly import Node, forest, stage_tree
-from vlmtrace.capture.listeners import POINT
-from vlmtrace.capture.tape import UNRESOLVED, Marks
 from vlmtrace.timeline import names
+from vlmtrace.timeline.assembly import Node, forest, stage_tree
+from vlmtrace.timeline.marks import POINT, UNRESOLVED, Marks
 
 USER = len(names.KINDS)
 
