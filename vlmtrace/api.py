@@ -289,11 +289,12 @@ def load(path: str | Path) -> Recording:
         raise VlmtraceError(f"cannot read {str(path)!r}: {error.strerror}") from error
 
 
-def pair(recording: Recording | str | Path, report: str | Path, *, nsys: str | Path | None = None) -> Recording:
+def pair(recording: Recording | str | Path | None, report: str | Path, *, nsys: str | Path | None = None) -> Recording:
     """A recording with the kernels and copies of the Nsight Systems report of the same run, each in its stage.
 
-    ``recording`` may be a trace's path; ``report`` is a ``.sqlite`` export, or a ``.nsys-rep``, which ``nsys`` (found
-    as ``record --nsys`` finds it) exports beside it.
+    ``recording`` may be a trace's path, or ``None``: then the stages too come of the report, by vlmtrace's NVTX ranges,
+    without tokens and with no clock but the report's. ``report`` is a ``.sqlite`` export, or a ``.nsys-rep``, which
+    ``nsys`` (found as ``record --nsys`` finds it) exports beside it.
 
     Raises:
         VlmtraceError: if the report cannot be read or exported, is of another run, or holds no kernels.
@@ -303,11 +304,12 @@ def pair(recording: Recording | str | Path, report: str | Path, *, nsys: str | P
     from vlmtrace.nsight import report as nsight_report
 
     path = Path(report)
-    if not isinstance(recording, Recording):
+    if recording is not None and not isinstance(recording, Recording):
         recording = load(recording)
     if path.suffix == ".nsys-rep":
         path = command.export_sqlite(path, command.find_any(None if nsys is None else Path(nsys)))
-    return pairing.pair(recording, nsight_report.read(path), path.name)
+    found = nsight_report.read(path)
+    return pairing.pair_alone(found, path.name) if recording is None else pairing.pair(recording, found, path.name)
 
 
 def render(recording: Recording, form: str = "table") -> str:

@@ -17,6 +17,7 @@ from typing import Final
 
 from vlmtrace.analysis.attribution import Place, ThreadPlaces, places
 from vlmtrace.analysis.report_clock import Matched, fit_clock, match
+from vlmtrace.analysis.report_stages import recording_of
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.nsight.report import GRAPH, KERNEL, Report, process_of
 from vlmtrace.timeline import names
@@ -25,7 +26,7 @@ from vlmtrace.timeline.recording import COPIES, KERNELS, Pairing, Recording, Tra
 from vlmtrace.timeline.spans import NONE, SpansBuilder
 from vlmtrace.timeline.validation import validate
 
-__all__ = ["UNATTRIBUTED", "pair"]
+__all__ = ["UNATTRIBUTED", "pair", "pair_alone"]
 
 _NO_CALL: Final = "its launch is not in the report"
 _OTHER_PROCESS: Final = "of another process"
@@ -59,6 +60,18 @@ def pair(recording: Recording, report: Report, name: str) -> Recording:
     matched = match(recording, found)
     clock = fit_clock(matched, report.marks)
     return _Pairing(recording, report, found, matched, clock).run(name)
+
+
+def pair_alone(report: Report, name: str) -> Recording:
+    """The generations that ``report`` tells of by its ranges alone, with its kernels; its own clock is the axis.
+
+    Raises:
+        VlmtraceError: it holds no range around a ``generate()``.
+    """
+    recording = recording_of(report, name)
+    found = places(report.ranges)
+    clock = AffineMap(report.host_ns or 0, 0, 0, 0, 0)
+    return _Pairing(recording, report, found, match(recording, found), clock).run(name)
 
 
 @dataclass(frozen=True, slots=True)

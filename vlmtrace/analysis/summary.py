@@ -54,9 +54,9 @@ class Tracing:
     """What tracing did to the run, and how well its clock is known.
 
     ``cost_share``: host time spent in marks and ranges / host wall of the counted generations. ``waits``: added waits
-    per generation. ``clock_bound``: median bound in ns, ``None`` on the host's clock. ``path``: how marks were taken.
-    ``added``: what it added in pairs of requests with and without it, ``None`` where none were made. ``lowered``: why
-    the detail is not the one asked for.
+    per generation; both ``None`` where nothing was marked. ``clock_bound``: median bound in ns, ``None`` on the host's
+    clock. ``path``: how marks were taken. ``added``: what it added in pairs of requests with and without it, ``None``
+    where none were made. ``lowered``: why the detail is not the one asked for.
     """
 
     cost_share: float | None
@@ -208,10 +208,11 @@ def _nearest(chosen: Sequence[Measured]) -> Measured | None:
 
 def _tracing(recording: Recording, chosen: Sequence[Measured]) -> Tracing:
     cost = recording.cost
-    spent = sum(cost.host_ns[one.generation.index] for one in chosen) if cost.host_ns else 0
+    known = cost.marks > 0 and len(cost.host_ns) > 0
+    spent = sum(cost.host_ns[one.generation.index] for one in chosen) if known else 0
     return Tracing(
-        cost_share=ratio(spent, sum(one.account.host_wall for one in chosen)) if cost.host_ns else None,
-        waits=ratio(cost.waits, len(recording.generations)),
+        cost_share=ratio(spent, sum(one.account.host_wall for one in chosen)) if known else None,
+        waits=ratio(cost.waits, len(recording.generations)) if cost.marks else None,
         clock_bound=median([one.clock_bound for one in chosen if one.clock_bound is not None]),
         path=cost.path,
         added=added(recording.overhead),

@@ -13,7 +13,7 @@ from vlmtrace.analysis.summary import Counts, Summary
 from vlmtrace.report.cells import ABSENT, clean, fixed, percent, range_text, significant, summands
 from vlmtrace.report.overhead import added_parts, lowered_text
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import TIMED, WARMED, TracedModel
+from vlmtrace.timeline.recording import TIMED, UNKNOWN, WARMED, TracedModel
 from vlmtrace.units import NS_PER_MS, duration_text, parameters_text
 
 __all__ = [
@@ -68,6 +68,7 @@ def title(summary: Summary) -> list[str]:
             parts[0] += f" and {len(summary.models) - 1} more"
         parts += [kind_text(model.dtype), clean(model.attention)]
     parts.append("/".join(clean(mode) for mode in summary.modes))
+    parts = [part for part in parts if part != UNKNOWN]
     if summary.counts.batch is not None:
         parts.append(f"batch {range_text(summary.counts.batch)}")
     parts.append(_machine(summary))
@@ -76,7 +77,7 @@ def title(summary: Summary) -> list[str]:
 
 def model_text(model: TracedModel) -> str:
     """``Qwen2.5-VL 8.29 B, random weights``."""
-    text = f"{clean(model.name)} {parameters_text(model.parameters)}"
+    text = f"{clean(model.name)} {parameters_text(model.parameters)}" if model.parameters else clean(model.name)
     return f"{text}, random weights" if model.random_weights else text
 
 
@@ -228,7 +229,7 @@ def _latency(summary: Summary, places: int) -> list[str]:
         parts.append(f"ITL p50 {text('itl_p50')} p99 {text('itl_p99')}" + ("" if tpot else " ms"))
     if tpot:
         parts.append(f"TPOT {text('tpot')} ms")
-    elif summary.counts.generations:
+    elif summary.counts.new_tokens is not None:
         parts.append(f"ITL and TPOT {ABSENT}" if summary.metrics["itl_p50"].value is None else f"TPOT {ABSENT}")
     return parts
 
@@ -239,7 +240,7 @@ def _throughput(summary: Summary) -> list[str]:
         value = summary.metrics[key].value
         if value is not None:
             parts.append(f"{what} {significant(value)} tok/s")
-        elif summary.counts.generations:
+        elif summary.counts.new_tokens is not None:
             parts.append(f"{what} {ABSENT} tok/s")
     per_1000 = summary.metrics["vision_per_1000"].value
     if per_1000 is not None:

@@ -20,6 +20,7 @@ __all__ = [
     "KERNELS",
     "TIMED",
     "TRACK_KINDS",
+    "UNKNOWN",
     "WARMED",
     "Anchor",
     "Clock",
@@ -58,6 +59,9 @@ TRACK_KINDS: Final = (
 
 DETAILS: Final = ("stage", "module", "layer")
 """How finely a recording looks, from coarse to fine."""
+
+UNKNOWN: Final = "unknown"
+"""What is said of a model's class, number type or mode where nobody told it: of a report read without a trace."""
 
 TIMED: Final = "timed"
 WARMED: Final = "warmup"
