@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from vlmtrace.analysis.busy import Busy
 from vlmtrace.timeline import names
@@ -34,6 +34,14 @@ class Work:
     last: dict[int, int] = field(default_factory=dict)
     calls: tuple[array[int], array[int]] = field(default_factory=lambda: (array("q"), array("q")))
     copies: dict[int, list[int]] = field(default_factory=dict)
+
+    def reach(self, at: int, begin: int, end: int) -> None:
+        """One more kernel of that span; it begins no earlier than the last one told."""
+        last = self.last.get(at)
+        if last is None:
+            self.first[at] = begin
+        if last is None or end > last:
+            self.last[at] = end
 
     def launches(self) -> tuple[int, int]:
         """How many calls launched kernels, and their ns on the host; one that launched several counts once."""
@@ -63,83 +71,92 @@ def tally(recording: Recording, counted: frozenset[int], starts: Starts) -> Tall
     return Tally(
         work=made.work,
         top=made.top,
-        busy={device: made.busy[device] for device in sorted(made.busy)},
-        devices={index: frozenset(used) for index, used in made.devices.items()},
+        busy={device: busy for device, busy in made.busy.items() if device is not None},
+        devices={
+            index: frozenset(device for device in used if device is not None) for index, used in made.devices.items()
+        },
     )
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where the operations of one stage of one generation are counted.
+
+    ``top`` is ``None`` where no details are kept; ``starts`` is where its spans are not told apart, ``numbered`` where
+    their numbers do it.
+    """
+
+    work: Work
+    devices: set[int | None]
+    top: dict[tuple[int, int], list[int]] | None
+    starts: Sequence[int] | None
+    numbered: bool
 
 
 class _Counting:
     def __init__(self, recording: Recording, counted: frozenset[int], starts: Starts) -> None:
-        self.recording, self.counted, self.starts = recording, counted | {NONE}, starts
-        self.work: defaultdict[tuple[int, str], Work] = defaultdict(Work)
+        self.recording, self.counted, self.starts = recording, counted, starts
+        self.work: dict[tuple[int, str], Work] = {}
         self.top: defaultdict[str, dict[tuple[int, int], list[int]]] = defaultdict(dict)
-        self.busy: defaultdict[int, Busy] = defaultdict(Busy)
-        self.devices: defaultdict[int, set[int]] = defaultdict(set)
+        self.busy: defaultdict[int | None, Busy] = defaultdict(Busy)
+        self.devices: defaultdict[int, set[int | None]] = defaultdict(set)
 
     def run(self) -> None:
         spans, tracks = self.recording.spans, self.recording.tracks
-        wanted = {at: track.kind == KERNELS for at, track in enumerate(tracks) if track.kind in {KERNELS, COPIES}}
-        used: Counter[tuple[int, int]] = Counter()
-        places: dict[tuple[int, int], tuple[Work, str]] = {}
-        stages = _by_row(spans, "stage", text=True)
-        fulls, calls = _by_row(spans, "kernel", text=True), _by_row(spans, "call", text=True)
-        sizes = _by_row(spans, "bytes", text=False)
-        generations, begins, ends, shorts = spans.generation, spans.begin, spans.end, spans.name
-        rows = array("q", (row for row, track in enumerate(spans.track) if track in wanted))
-        for row in rows:
-            track, begin, end, stage = spans.track[row], begins[row], ends[row], stages[row]
-            device = tracks[track].device
-            if device is not None:
-                self.busy[device].add(begin, end)
+        wanted = [track.kind in {KERNELS, COPIES} for track in tracks]
+        is_kernel, device_of = [track.kind == KERNELS for track in tracks], [track.device for track in tracks]
+        stages, fulls, calls = (_by_row(spans, key, text=True) for key in ("stage", "kernel", "call"))
+        sizes, shorts = _by_row(spans, "bytes", text=False), spans.name
+        places: dict[tuple[int, int], _Place] = {}
+        columns = (spans.track, spans.begin, spans.end, spans.generation, stages)
+        for row, (track, begin, end, generation, stage) in enumerate(zip(*columns, strict=True)):
+            if not wanted[track]:
+                continue
+            self.busy[device_of[track]].add(begin, end)
             if stage == NONE:
                 continue
-            generation = generations[row]
-            if device is not None:
-                used[generation, device] += 1
             place = places.get((generation, stage))
             if place is None:
-                name = spans.strings[stage]
-                place = places[generation, stage] = (self.work[generation, name], "" if generation == NONE else name)
-            work, group = place
-            is_kernel = wanted[track]
-            if is_kernel:
-                work.kernels += 1
-            if generation not in self.counted:
+                place = places[generation, stage] = self._place(generation, spans.strings[stage])
+            place.devices.add(device_of[track])
+            work = place.work
+            work.kernels += is_kernel[track]
+            if place.top is None:
                 continue
-            if not is_kernel:
-                copied = work.copies.setdefault(shorts[row], [0, 0, 0])
-                copied[0] += 1
-                copied[1] += max(0, sizes[row])
-                copied[2] += end - begin
+            if not is_kernel[track]:
+                _add(work.copies, shorts[row], (1, max(0, sizes[row]), end - begin))
                 continue
-            key = shorts[row], fulls[row] if fulls[row] != NONE else shorts[row]
-            found = self.top[group].setdefault(key, [0, 0])
-            found[0] += 1
-            found[1] += end - begin
+            full = fulls[row]
+            _add(place.top, (shorts[row], full if full != NONE else shorts[row]), (1, end - begin))
             if calls[row] != NONE:
                 work.calls[0].append(spans.host_begin[row])
                 work.calls[1].append(spans.host_end[row])
-            if group:
-                self._place(work, group, row)
-        for generation, device in used:
-            self.devices[generation].add(device)
+            if place.numbered:
+                work.reach(spans.number[row], begin, end)
+            elif place.starts is not None:
+                work.reach(max(0, bisect_right(place.starts, spans.host_begin[row]) - 1), begin, end)
 
-    def _place(self, work: Work, stage: str, row: int) -> None:
-        """Let the span of ``stage`` that launched the kernel reach from its first kernel to its last one."""
-        spans = self.recording.spans
-        if stage == names.STEP:
-            at = spans.number[row]
-        else:
-            starts = self.starts.get((spans.generation[row], stage))
-            if starts is None:
-                return
-            at = max(0, bisect_right(starts, spans.host_begin[row]) - 1) if len(starts) > 1 else 0
-        begin, end = spans.begin[row], spans.end[row]
-        if at not in work.first:
-            work.first[at] = begin  # rows ascend by begin
-            work.last[at] = end
-        elif end > work.last[at]:
-            work.last[at] = end
+    def _place(self, generation: int, stage: str) -> _Place:
+        inside = generation != NONE
+        return _Place(
+            work=self.work.setdefault((generation, stage), Work()),
+            devices=self.devices[generation],
+            top=self.top[stage if inside else ""] if not inside or generation in self.counted else None,
+            starts=self.starts.get((generation, stage)),
+            numbered=inside and stage == names.STEP,
+        )
+
+
+_Key = TypeVar("_Key")
+
+
+def _add(sums: dict[_Key, list[int]], key: _Key, more: tuple[int, ...]) -> None:
+    found = sums.get(key)
+    if found is None:
+        sums[key] = [*more]
+        return
+    for at, value in enumerate(more):
+        found[at] += value
 
 
 def _by_row(spans: Spans, key: str, *, text: bool) -> array[int]:
