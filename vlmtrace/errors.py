@@ -13,6 +13,7 @@ __all__ = [
     "EXIT_USAGE",
     "InvalidRecordingError",
     "LimitExceededError",
+    "NotComparableError",
     "TraceFormatError",
     "UsageError",
     "VlmtraceError",
@@ -52,6 +53,12 @@ class LimitExceededError(VlmtraceError):
     """A limit that the user has set cannot be kept."""
 
     exit_code = EXIT_LIMIT
+
+
+class NotComparableError(VlmtraceError):
+    """Two recordings are not of the same work, so that a difference between them would tell nothing."""
+
+    exit_code = EXIT_INCONCLUSIVE
 
 
 class TraceFormatError(VlmtraceError):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.synthetic import Shape, recording
+import pytest
+
+from tests.analysis.altered import with_inputs
+from tests.analysis.paired import Op, paired
+from tests.synthetic import MS, ORIGIN, Shape, recording
 from vlmtrace import api
 from vlmtrace.analysis.summary import summarise
 from vlmtrace.report import VIEWS, render
+from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import Recording
 
 
 def test_a_trace_is_shown_as_the_report_renders_it(type_in, folder: Path) -> None:
@@ -27,7 +34,7 @@ def test_each_view_is_shown_when_asked_for(type_in, folder: Path) -> None:
     for words, views in (
         (["--clock"], ["clock"]),
         (["--launch"], ["launch"]),
-        (["--launch", "--stages", "--clock"], VIEWS),
+        (["--launch", "--stages", "--clock"], ["stages", "clock", "launch"]),
     ):
         for form in ("table", "markdown"):
             typed = type_in("summary", *words, "a.pftrace", "--format", form)
@@ -80,3 +87,69 @@ def test_a_missing_file_another_tools_file_and_an_empty_folder_are_one_line_each
         assert says in typed.err
         assert typed.err.count("\n") == 1
         assert typed.out == ""
+
+
+PAIRED = paired(recording(Shape(vision=33 * MS)), [Op(ORIGIN + 9 * MS, ORIGIN + 12 * MS, names.VISION)])
+
+
+@pytest.fixture
+def loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let traces of these names hold these recordings."""
+
+    def known(**recordings: Recording) -> None:
+        monkeypatch.setattr(api, "load", lambda path: recordings[path.stem])
+
+    return known
+
+
+def test_the_kernels_of_a_paired_trace_are_shown_when_asked_for(type_in, loads) -> None:
+    loads(run=PAIRED, plain=recording(Shape()))
+
+    for form in ("table", "markdown", "json"):
+        alone = type_in("summary", "--kernels", "run.pftrace", "--format", form)
+        against = type_in("summary", "run.pftrace", "--kernels", "--baseline", "plain.pftrace", "--format", form)
+        both = summarise(PAIRED, recording(Shape()))
+        assert (alone.code, alone.out, alone.err) == (0, render(summarise(PAIRED), form, views=["kernels"]), "")
+        assert (against.code, against.out, against.err) == (0, render(both, form, views=["kernels"]), "")
+    assert type_in("summary", "--kernels", "--stages", "--clock", "--launch", "run.pftrace").out == render(
+        summarise(PAIRED), views=VIEWS
+    )
+
+
+def test_a_trace_without_kernels_is_one_line_that_says_how_to_get_them(type_in, folder: Path) -> None:
+    api.save(recording(), folder / "plain.pftrace")
+
+    typed = type_in("summary", "--kernels", "plain.pftrace")
+
+    assert (typed.code, typed.out) == (1, "")
+    assert typed.err == (
+        "vlmtrace: error: 'plain.pftrace' holds no kernels: pair it with a report, vlmtrace pair TRACE REPORT\n"
+    )
+
+
+def test_a_baseline_of_other_work_is_one_line_and_inconclusive(type_in, loads) -> None:
+    loads(run=PAIRED, other=with_inputs(recording(Shape()), batch=4))
+
+    typed = type_in("summary", "--kernels", "run.pftrace", "--baseline", "other.pftrace")
+
+    assert (typed.code, typed.out) == (4, "")
+    assert typed.err == (
+        "vlmtrace: error: the baseline is not comparable: another batch size: '4' there, '1' here: record it with the "
+        "same command, without Nsight Systems\n"
+    )
+
+
+def test_a_baseline_is_for_kernels(type_in, folder: Path) -> None:
+    api.save(recording(), folder / "plain.pftrace")
+
+    typed = type_in("summary", "plain.pftrace", "--baseline", "plain.pftrace")
+
+    assert (typed.code, typed.out) == (2, "")
+    assert typed.err.count("\n") == 1
+    assert "--baseline compares what --kernels shows: give both" in typed.err
+
+
+def test_a_baseline_that_is_not_there_is_one_line(type_in, folder: Path) -> None:
+    typed = type_in("summary", "--kernels", "none.pftrace", "--baseline", "gone.pftrace")
+    assert (typed.code, typed.out) == (1, "")
+    assert "'gone.pftrace'" in typed.err

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from tests.synthetic import COLD, MS, US, WARMED, Shape, recording
+from tests.analysis.paired import Op, paired
+from tests.synthetic import COLD, MS, ORIGIN, US, WARMED, Shape, recording
 from vlmtrace.analysis.summary import summarise
 from vlmtrace.report import VIEWS, plan_text, render
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import FoundStage, Lowered, OverheadPair, Recording, SyncSite, TracedModel
+from vlmtrace.timeline.spans import Span
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -99,9 +102,48 @@ def measured() -> Recording:
     return replace(on_a_gpu(), overhead=pairs, lowered=Lowered("layer", 26 * MS, 1_238 * MS, 10_000))
 
 
+def with_kernels() -> Recording:
+    """Two generations and a warm-up, eager on two streams with a step replayed as a graph, and what ran around them."""
+    made = recording(Shape(role=WARMED), Shape(), Shape())
+    ops = [Op(ORIGIN + 5 * MS, ORIGIN + 5 * MS + 40 * US, "h2d", None, name="Memcpy HtoD", full=None, copied=2_408_448)]
+    for generation in made.generations:
+        for span in made.spans_of(generation):
+            if span.name in (names.VISION, names.PREFILL, names.STEP, names.GAP):
+                ops += _work(span)
+    ops += [Op(ORIGIN + at * MS, ORIGIN + at * MS + 8 * US, None, None) for at in range(3)]
+    return paired(made, ops)
+
+
+def _work(span: Span) -> list[Op]:
+    """What one span launched: two kinds of matrix product and a copy of what both need; a gap samples, and waits."""
+    index, begin, us = span.generation, span.begin, span.duration // (100 * US)
+
+    def op(first: int, last: int, **more: Any) -> Op:
+        return Op(begin + first * US, begin + last * US, span.name, index, span.number, **more)
+
+    if span.name == names.GAP:
+        return [
+            op(20, 60, name="softmax_warp_forward", full="void softmax_warp_forward<float, 10>(float*, int)"),
+            op(60, 63, name="Memcpy DtoH", full=None, copied=8),
+        ]
+    call = (span.host_begin + 2 * US, span.host_begin + (150 if span.number == 3 else 9) * US)
+    graph = "cudaGraphLaunch" if span.number == 3 else "cudaLaunchKernel"
+    one, other = (
+        "void cutlass::Kernel2<cutlass_80_wmma_tensorop_bf16_s161616gemm>(Params)",
+        "void gemm<bf16, 128>(float*)",
+    )
+    return [
+        op(4, 30 * us, name="Kernel2", full=one, call=call, api=graph),
+        op(20 * us, 60 * us, name="Kernel2", full=one.replace("161616", "884"), stream=13, call=call, api=graph),
+        op(70 * us, 90 * us, name="gemm", full=other, call=(call[1] + US, call[1] + 8 * US)),
+        op(90 * us, 95 * us, name="Memset", full=None, copied=4_096),
+    ]
+
+
 def texts() -> dict[str, str]:
     """Every golden text by its file name, as the code renders it now."""
     gpu, host, cold = map(summarise, (on_a_gpu(), on_the_host(), cold_with_one_token()))
+    kernels = summarise(with_kernels(), recording(Shape(vision=29 * MS, step=9_400 * US, gap=1_050 * US)))
     return {
         "gpu.txt": render(gpu),
         "gpu-wide.txt": render(gpu, width=120),
@@ -115,6 +157,8 @@ def texts() -> dict[str, str]:
         "audited.md": render(summarise(audited()), "markdown"),
         "measured.txt": render(summarise(measured())),
         "measured.md": render(summarise(measured()), "markdown"),
+        "kernels.txt": render(kernels, views=["kernels"]),
+        "kernels.md": render(kernels, "markdown", views=["kernels"]),
         "plan.txt": plan_text(MODEL),
     }
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from vlmtrace.analysis.case import Case, Finding
 from vlmtrace.analysis.clocks import ClockFit, clock_fits
 from vlmtrace.analysis.findings import find
+from vlmtrace.analysis.inflation import Inflation, inflation
+from vlmtrace.analysis.kernels import Kernels, kernels
 from vlmtrace.analysis.launch import Judgement, judge
 from vlmtrace.analysis.measured import Measured, counted, measure
 from vlmtrace.analysis.metrics import visual_tokens
@@ -72,6 +74,7 @@ class Summary:
     """A recording in numbers. ``nearest`` is the counted generation nearest the median generate: a real one, named.
 
     ``clocks`` and ``host_bound`` are empty and ``None`` on the host's clock.
+    ``kernels`` is ``None`` where none are known, ``inflation`` where there was no baseline to compare with.
     ``syncs`` are those of ``audited`` further generations, the most frequent first; 0 where no audit was made.
     """
 
@@ -95,14 +98,23 @@ class Summary:
     counted: tuple[Measured, ...]
     syncs: tuple[SyncSite, ...]
     audited: int
+    kernels: Kernels | None
+    inflation: Inflation | None
 
     def row(self, stage: str) -> StageRow | None:
         """The row of that stage, if there is one."""
         return next((row for row in self.rows if row.stage == stage), None)
 
 
-def summarise(recording: Recording) -> Summary:
-    """The summary of a recording; also of one without a single complete generation, which then has no rows."""
+def summarise(recording: Recording, baseline: Recording | None = None) -> Summary:
+    """The summary of a recording; also of one without a single complete generation, which then has no rows.
+
+    ``baseline`` is a recording of the same work to compare the times with: one that was not slowed by a profiler.
+
+    Raises:
+        NotComparableError: if ``baseline`` is of other work.
+        InvalidRecordingError: if the recording's kernels contradict what it says of their report.
+    """
     measured = measure(recording)
     chosen = counted(measured)
     judgements = _judgements(chosen)
@@ -128,6 +140,8 @@ def summarise(recording: Recording) -> Summary:
         counted=chosen,
         syncs=tuple(sorted(recording.syncs, key=lambda site: (-site.count, site.file, site.line, site.stage))),
         audited=recording.audited,
+        kernels=kernels(recording, chosen),
+        inflation=None if baseline is None else inflation(recording, chosen, baseline),
     )
 
 

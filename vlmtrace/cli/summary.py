@@ -12,7 +12,9 @@ from rich.console import Console
 from vlmtrace import api
 from vlmtrace.analysis.summary import Summary, summarise
 from vlmtrace.cli import destination
-from vlmtrace.report import FORMATS, SummaryTable, render, view
+from vlmtrace.errors import UsageError, VlmtraceError
+from vlmtrace.report import FORMATS, VIEWS, SummaryTable, render, view
+from vlmtrace.timeline.recording import Recording
 
 __all__ = ["show", "summary"]
 
@@ -23,17 +25,27 @@ __all__ = ["show", "summary"]
 @click.option("--stages", "stages", is_flag=True, help="Show which modules the stages are, and how each was found.")
 @click.option("--clock", "clock", is_flag=True, help="Show how the GPU's clock was laid on the host's, and how well.")
 @click.option("--launch", "launch", is_flag=True, help="Show the evidence of each verdict, and host-bound stretches.")
-def summary(files: tuple[Path, ...], form: str, *, stages: bool, clock: bool, launch: bool) -> None:
+@click.option("--kernels", "kernels", is_flag=True, help="Show what ran on the GPU in each stage of a paired trace.")
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    metavar="TRACE",
+    help="With --kernels: compare with a trace of the same work recorded without Nsight Systems.",
+)
+def summary(files: tuple[Path, ...], form: str, baseline: Path | None, **asked: bool) -> None:
     """Show where the time went in each trace FILE (default: the newest one in this folder).
 
-    Several files give one table after another, or with --format json one array. JSON has what --stages, --clock
-    and --launch show without being asked.
+    Several files give one table after another, or with --format json one array. JSON has what --stages, --clock,
+    --launch and --kernels show without being asked.
     """
-    views = [name for name, asked in (("stages", stages), ("clock", clock), ("launch", launch)) if asked]
+    if baseline is not None and not asked["kernels"]:
+        raise UsageError("--baseline compares what --kernels shows", "give both")
+    views = [name for name in VIEWS if asked[name]]
     paths = files or (destination.newest(),)
     if not files:
         click.echo(f"Reading {paths[0]}", err=True)
-    summaries = [summarise(api.load(path)) for path in paths]
+    compared = None if baseline is None else api.load(baseline)
+    summaries = [summarise(_loaded(path, kernels=asked["kernels"]), compared) for path in paths]
     if form == "json" and len(summaries) > 1:
         click.echo("[\n" + ",\n".join(render(each, form).rstrip() for each in summaries) + "\n]")
         return
@@ -43,6 +55,13 @@ def summary(files: tuple[Path, ...], form: str, *, stages: bool, clock: bool, la
         if len(summaries) > 1:
             click.echo(f"<!-- {paths[number]} -->" if form == "markdown" else f"{paths[number]}:")
         show(each, form, views)
+
+
+def _loaded(path: Path, *, kernels: bool) -> Recording:
+    recording = api.load(path)
+    if kernels and recording.pairing is None:
+        raise VlmtraceError(f"{str(path)!r} holds no kernels", "pair it with a report, vlmtrace pair TRACE REPORT")
+    return recording
 
 
 def show(summary: Summary, form: str, views: Sequence[str] = (), *, err: bool = False) -> None:

@@ -9,6 +9,7 @@ from vlmtrace.analysis.summary import Summary
 from vlmtrace.errors import UsageError
 from vlmtrace.report.clock import clock_sections
 from vlmtrace.report.document import document_text
+from vlmtrace.report.kernels import kernel_sections
 from vlmtrace.report.launch import launch_sections
 from vlmtrace.report.markdown import markdown_text
 from vlmtrace.report.plan import plan_sections, plan_text
@@ -24,6 +25,7 @@ _VIEWS: Final[Mapping[str, Callable[[Summary], list[Section]]]] = {
     "stages": plan_sections,
     "clock": clock_sections,
     "launch": launch_sections,
+    "kernels": kernel_sections,
 }
 VIEWS: Final = tuple(_VIEWS)
 """What a table or Markdown can show below the summary when asked; JSON always has all of it."""

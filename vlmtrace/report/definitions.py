@@ -9,7 +9,7 @@ from vlmtrace.analysis.rows import OTHER
 from vlmtrace.timeline import names
 from vlmtrace.units import NS_PER_MS
 
-__all__ = ["CLOCK", "COLUMNS", "METRICS", "OVERHEAD", "STAGES", "STRETCHES", "Metric"]
+__all__ = ["CLOCK", "COLUMNS", "KERNELS", "METRICS", "OVERHEAD", "STAGES", "STRETCHES", "Metric"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +169,30 @@ OVERHEAD: Final = {
     "pairs_to_resolve": "pairs that would narrow the interval to that; it shrinks with the square root of their number",
 }
 """What each key of a summary's added time means; shares are fractions of the untraced time."""
+
+KERNELS: Final = {
+    "kernels": "median over the counted generations in which the stage ran of the kernels that it launched, a CUDA "
+    "graph that the report tells as a whole being one; of the whole document: all in the report, which is in_stages + "
+    "the sum of unattributed; null outside of generate()",
+    "kernels_in_all": "the same over the whole recording, generations that are not counted included; in_stages is the "
+    "sum over the stages",
+    "unattributed": "kernels that belong to no stage, by reason",
+    "outside": "kernels launched outside of generate() by what launched them; together the stage called outside",
+    "kernel_ms": "sum of the kernels' times over the counted generations (stage outside: over the recording); kernels "
+    "that overlap count each",
+    "busy_ms": "median per generation of the time within the stage's spans in which anything ran on the device, "
+    "launched by whichever stage: kernels and copies that overlap count once",
+    "idle_share": "1 - busy / length of the stage's spans, both summed over the counted generations; prefill without a "
+    "vision inside it",
+    "launches": "median per generation of the calls that launched kernels; one that launches many (a graph) is one "
+    "call, and copies are not counted",
+    "launch_ms": "median per generation of the host's time inside these calls",
+    "top": "the kernels with the largest sums of time, over the counted generations (stage outside: over the "
+    "recording); share is of kernel_ms; names longer than 4096 characters are cut",
+    "copies": "copies and memsets by kind, sums over the counted generations (stage outside: over the recording)",
+    "agreement": "of each vision, prefill and step: before_ms from the begin of its span to that of its first kernel, "
+    "after_ms from the end of its last kernel to that of its span; to be read with both clock bounds",
+    "inflation": "median of the paired recording - median of the baseline, share of the baseline's: sums per "
+    "generation, of decode.step each step; null without a baseline",
+}
+"""What each key of a summary's kernels means."""

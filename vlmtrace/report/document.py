@@ -16,6 +16,7 @@ from vlmtrace.analysis.rows import Range, StageRow
 from vlmtrace.analysis.summary import Summary
 from vlmtrace.report.clock import clock_document
 from vlmtrace.report.definitions import COLUMNS, METRICS, STAGES
+from vlmtrace.report.kernel_document import kernel_document
 from vlmtrace.report.launch import stretch_document
 from vlmtrace.report.overhead import added_document, lowered_document
 from vlmtrace.report.plan import plan_document
@@ -76,6 +77,7 @@ def document(summary: Summary) -> dict[str, Json]:
         "syncs": sync_document(summary),
         "clock": clock_document(summary),
         "host_bound_stretches": stretch_document(summary),
+        "kernels": kernel_document(summary),
         "findings": [
             {"slug": finding.slug.value, "evidence": finding.evidence, "remedy": finding.remedy}
             for finding in summary.findings
