@@ -94,8 +94,7 @@ def test_the_real_export_alone(real_export: Path) -> None:
 
 def test_a_report_without_a_generation_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.sqlite"
-    with Export(path, NEWEST) as export:
-        with export.process(470).thread().range("h2d"):
-            pass
+    with Export(path, NEWEST) as export, export.process(470).thread().range("h2d"):
+        pass
     with pytest.raises(VlmtraceError, match="holds no range 'generate'"):
         pair_alone(read(path), "r.sqlite")
