@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from hypothesis import strategies as st
 
 from tests import synthetic
+from tests.kernels import Kernels, with_kernels
 from tests.synthetic import MS, ORIGIN, US, Shape
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Counter, Json, Lowered, OverheadPair, Recording, SyncSite, Track
@@ -79,7 +80,7 @@ class _Tree:
 
 @st.composite
 def recordings(draw: st.DrawFn, text: st.SearchStrategy[str] = anything) -> Recording:
-    """A synthetic recording with a random tree of spans, odd names, tags and counters added to it."""
+    """A synthetic recording with a random tree of spans, odd names, kernels, tags and counters added to it."""
     shapes = st.builds(
         Shape,
         step=st.integers(500 * US, 2 * MS),
@@ -90,6 +91,8 @@ def recordings(draw: st.DrawFn, text: st.SearchStrategy[str] = anything) -> Reco
         role=st.sampled_from([synthetic.TIMED, synthetic.WARMED, synthetic.COLD]),
     )
     base = synthetic.recording(*draw(st.lists(shapes, min_size=1, max_size=2)), device=draw(st.sampled_from([0, None])))
+    if base.on_device and draw(st.booleans()):
+        base = with_kernels(base, draw(_kernels(text)))
     extra = (
         Track("stages", draw(st.sampled_from([0, 1, None])), 4711, "MainThread"),
         Track("spans", None, 4712, draw(text), rank=draw(st.sampled_from([None, 0, 1]))),
@@ -147,6 +150,11 @@ _LENGTHS = st.integers(1, 2**62)
 
 _LOWERED = st.builds(Lowered, st.just("layer"), st.integers(0, 2**62), _LENGTHS, st.integers(0, 10**6))
 """From the finest detail: a synthetic recording is of ``module`` detail."""
+
+
+def _kernels(text: st.SearchStrategy[str]) -> st.SearchStrategy[Kernels]:
+    """Calls earlier or later than their stages were launched cut across those, and across what they launched."""
+    return st.builds(Kernels, st.integers(1, 2), st.integers(-2 * MS, 2 * MS), st.booleans(), text)
 
 
 def _sites(text: st.SearchStrategy[str]) -> st.SearchStrategy[SyncSite]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.kernels import with_kernels
 from tests.synthetic import WARMED, Shape, recording
 from tests.ui.perfetto_ui import Shown, UiRefusedError, show
 from vlmtrace import formats
@@ -51,6 +52,33 @@ def test_a_device_recording_shows_its_rows_in_the_order_of_the_layout(tmp_path: 
         (2, "lead"),
         (1, "Recording"),
     )
+
+
+def test_a_paired_recording_shows_its_kernels_by_stream_under_the_stages_they_ran_in(tmp_path: Path) -> None:
+    made = with_kernels(recording(*THREE))
+    trace = written(made, tmp_path / "paired.pftrace")
+    options = ("--expand", "--zoom", "generate #1 64*", "--select", "flash_fwd_kernel", "--track", "Kernels, stream 7")
+    shown = show(trace, "paired.png", *options)
+    assert_sound(shown)
+    assert shown.tree == (
+        *CLOCKS,
+        (0, "tiny"),
+        (1, "GPU 0"),
+        *((2, row) for row in ("Generations", "Stages", "Steps", "Modules", "Tokens")),
+        *((2, row) for row in ("Kernels, stream 7", "Kernels, stream 7, lane 2", "Kernels, stream 14")),
+        *((2, row) for row in ("Copies, stream 7", "Copies, stream 14")),
+        (1, "GPU 1"),
+        (2, "Kernels, stream 7"),
+        (1, "Host: MainThread"),
+        (1, "Host: MainThread, launches"),
+        (1, "Counters"),
+        (2, "tokens"),
+        (2, "lead"),
+        (1, "Recording"),
+    )
+    first = next(span for span in made.spans_of(made.generations[1]) if span.name == "flash_fwd_kernel")
+    assert shown.selected is not None
+    assert (int(shown.selected["ts"]), int(shown.selected["dur"])) == (first.begin, first.duration)
 
 
 def test_a_host_recording_says_so_in_its_title(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote, unquote
 
+from vlmtrace.formats.launches import OPERATIONS
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Recording
 from vlmtrace.timeline.spans import NONE
@@ -46,7 +47,10 @@ _NUMBER_OF: Final = {
 }
 _NUMBER: Final = "number"
 NUMBERS: Final = frozenset((_NUMBER, *_NUMBER_OF.values()))
-"""What a span's number is called: a step's ``step``, a layer's ``layer``, anything else's ``number``."""
+"""What a span's number is called: a step's ``step``, a layer's ``layer``, anything else's ``number``.
+
+A kernel or copy, whatever its name, has that of the ``step`` it ran in.
+"""
 
 _RESERVED: Final = NUMBERS | {ID, PARENT, HOST_BEGIN, HOST_END, GENERATION, NAME, INCOMPLETE}
 _ESCAPE: Final = "arg:"
@@ -75,6 +79,7 @@ class SpanArguments:
         self._spans = spans = recording.spans
         self._origin = recording.origin_ns
         self._number_key = [_NUMBER_OF.get(name, _NUMBER) for name in spans.strings]
+        self._is_operation = [track.kind in OPERATIONS for track in recording.tracks]
         columns = list(spans.args.items())
         self._keys = [written_key(key) for key, _ in columns]
         self._text = [column.text for _, column in columns]
@@ -118,6 +123,8 @@ class SpanArguments:
 
     def number_key(self, row: int) -> str:
         """What the number of span ``row`` is called."""
+        if self._is_operation[self._spans.track[row]]:
+            return _NUMBER_OF[names.STEP]
         return self._number_key[self._spans.name[row]]
 
     def own(self, row: int) -> Sequence[tuple[str, int | str]]:

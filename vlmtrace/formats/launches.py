@@ -1,40 +1,75 @@
 """Launches: when the host launched what a device then did, as slices derived from the host times of device spans.
 
-They are drawn on the row of the thread that launched, between that thread's own spans. Slices of one row must nest or
-lie apart, which the host times of device spans need not do; a launch that would cut across another slice goes to a
-lane of its own below.
+A stage is launched from its first mark to its last, and each CUDA call that launched kernels or copies is a launch
+inside it. They are drawn on the row of the thread that launched, between that thread's own spans. Slices of one row
+must nest or lie apart, which host times need not do: what would cut across another slice goes to a lane of its own
+below, a call rather than a stage, and never what was recorded.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import Recording, Track
+from vlmtrace.timeline.recording import COPIES, KERNELS, Recording, Track
+from vlmtrace.timeline.spans import NONE, sort_ties
 
-__all__ = ["Home", "Launch", "home_of", "host_tracks", "is_launched", "launches"]
+__all__ = ["OPERATIONS", "Home", "Launches", "home_of", "host_tracks", "is_launched", "launches"]
 
 Home: TypeAlias = tuple[int | None, int]
 """Whose row a launch is on: the rank, and the operating system's id of the thread."""
 
+_CALL: Final = "call"
+"""The argument of a kernel or copy that names the CUDA call which launched it."""
+
+OPERATIONS: Final = frozenset((KERNELS, COPIES))
+"""The kinds of tracks whose spans a CUDA call launched."""
+
 _LAUNCHED: Final = frozenset((names.GENERATE, names.VISION, names.PREFILL, names.DECODE, names.STEP))
 _LAUNCHED_ON: Final = frozenset(("generations", "stages", "steps"))
-
-_Item: TypeAlias = tuple[int, int, bool, int]
-"""A slice in row order: its begin, its end negated, whether it is derived, and its span."""
+_RECORDED, _STAGE, _CALLED = range(3)
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """The host launched span ``span`` from ``begin`` to ``end`` (ns on the axis); ``lane`` 0 is the host row itself."""
+class Launches:
+    """Launches as parallel columns, ascending by begin; a recording may hold a million.
 
-    span: int
-    begin: int
-    end: int
-    home: Home
-    lane: int
+    The host launched row ``span`` (the first, where a call launched several) from ``begin`` to ``end`` (ns on the
+    axis). ``call`` is the name of the CUDA call in the spans' string table, :data:`NONE` where a stage was launched.
+    ``place`` is a position in ``places``: whose row it is on, and which lane; 0 is the host row itself.
+    """
+
+    span: array[int]
+    begin: array[int]
+    end: array[int]
+    call: array[int]
+    place: array[int]
+    places: tuple[tuple[Home, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.span)
+
+
+@dataclass(slots=True)
+class _Thread:
+    """What one thread's row has to hold, as parallel columns; ``level`` is one of this module's three."""
+
+    begin: array[int] = field(default_factory=lambda: array("q"))
+    end: array[int] = field(default_factory=lambda: array("q"))
+    level: bytearray = field(default_factory=bytearray)
+    span: array[int] = field(default_factory=lambda: array("q"))
+    call: array[int] = field(default_factory=lambda: array("q"))
+
+    def add(self, begin: int, end: int, level: int, span: int, call: int = NONE) -> None:
+        self.begin.append(begin)
+        self.end.append(end)
+        self.level.append(level)
+        self.span.append(span)
+        self.call.append(call)
 
 
 def home_of(track: Track) -> Home:
@@ -59,50 +94,96 @@ def is_launched(recording: Recording) -> tuple[list[bool], list[bool]]:
     )
 
 
-def launches(recording: Recording) -> list[Launch]:
-    """The launch of every stage that a device timed, by begin; none where the host's clock did."""
+def launches(recording: Recording) -> Launches:
+    """The launch of every stage that a device timed, and every CUDA call that launched kernels or copies."""
     spans = recording.spans
     by_name, by_track = is_launched(recording)
-    found: defaultdict[Home, list[_Item]] = defaultdict(list)
-    for row in range(len(spans)):
-        if by_name[spans.name[row]] and by_track[spans.track[row]]:
-            home = home_of(recording.tracks[spans.track[row]])
-            found[home].append((spans.host_begin[row], -spans.host_end[row], True, row))
-    if not found:
-        return []
-    home_at = {track: home for home, track in host_tracks(recording).items() if home in found}
-    for row in range(len(spans)):
-        home_here = home_at.get(spans.track[row])
-        if home_here is not None:
-            found[home_here].append((spans.begin[row], -spans.end[row], False, row))
-    made = [launch for home, items in found.items() for launch in _in_lanes(home, items)]
-    made.sort(key=lambda launch: (launch.begin, -launch.end, launch.span))
-    return made
+    homes = [home_of(track) for track in recording.tracks]
+    found: defaultdict[Home, _Thread] = defaultdict(_Thread)
+    for row, (name, track) in enumerate(zip(spans.name, spans.track, strict=True)):
+        if by_name[name] and by_track[track]:
+            found[homes[track]].add(spans.host_begin[row], spans.host_end[row], _STAGE, row)
+    for row, call in _calls(recording):
+        found[homes[spans.track[row]]].add(spans.host_begin[row], spans.host_end[row], _CALLED, row, call)
+    thread_of = {track: found[home] for home, track in host_tracks(recording).items() if home in found}
+    for row, track in enumerate(spans.track):
+        if track in thread_of:
+            thread_of[track].add(spans.begin[row], spans.end[row], _RECORDED, row)
+    return _merged({place: (thread, items) for home, thread in found.items() for place, items in _placed(home, thread)})
 
 
-def _in_lanes(home: Home, items: list[_Item]) -> list[Launch]:
-    made: list[Launch] = []
+def _calls(recording: Recording) -> Iterator[tuple[int, int]]:
+    """Each CUDA call that launched work, as the row of the first operation it launched and its name's position.
+
+    Operations of one call have its host times and its generation in common; the first is the one that began first.
+    """
+    spans, column = recording.spans, recording.spans.args.get(_CALL)
+    if column is None or not column.text:
+        return
+    rows, is_operation = column.rows, [track.kind in OPERATIONS for track in recording.tracks]
+    homes = [home_of(track) for track in recording.tracks]
+    called = [at for at, row in enumerate(rows) if is_operation[spans.track[row]]]
+    called.sort(key=lambda at: spans.host_begin[rows[at]])
+    begin: int | None = None
+    seen: set[tuple[Home, int, int, int]] = set()
+    for at in called:
+        row, call = rows[at], column.values[at]
+        if spans.host_begin[row] != begin:
+            begin = spans.host_begin[row]
+            seen.clear()
+        one = homes[spans.track[row]], spans.host_end[row], spans.generation[row], call
+        if one not in seen:
+            seen.add(one)
+            yield row, call
+
+
+def _placed(home: Home, thread: _Thread) -> Iterator[tuple[tuple[Home, int], array[int]]]:
+    """The launches of ``thread`` lane by lane; a lane below the first has only what had no room above."""
+    begin, end, level = thread.begin, thread.end, thread.level
+    waiting = array("q", sorted(range(len(begin)), key=begin.__getitem__))
+    sort_ties(waiting, begin, lambda item: (-end[item], level[item], thread.span[item]))
     lane = 0
-    while items:
-        kept, items = _fit(sorted(items))
-        made.extend(Launch(row, begin, -back, home, lane) for begin, back, derived, row in kept if derived)
+    while waiting:
+        without = _without_room(waiting, thread)
+        kept = array("q", (item for item in waiting if level[item] != _RECORDED and not without[item]))
+        if kept:
+            yield (home, lane), kept
+        waiting = array("q", (item for item in waiting if without[item]))
         lane += 1
-    return made
 
 
-def _fit(items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
-    """Those of ``items`` (in order) that nest or lie apart, and the rest; what was recorded always stays."""
-    out: set[int] = set()
-    open_items: list[_Item] = []
+def _without_room(items: array[int], thread: _Thread) -> bytearray:
+    """1 for those of ``items`` (in order) that must leave for the rest to nest or lie apart."""
+    ends, level = thread.end, thread.level
+    without = bytearray(len(ends))
+    around: list[int] = []
     for item in items:
-        begin, end, derived, row = item[0], -item[1], item[2], item[3]
-        while open_items and -open_items[-1][1] <= begin:
-            open_items.pop()
-        if derived and open_items and -open_items[-1][1] < end:
-            out.add(row)
+        begin, end = thread.begin[item], ends[item]
+        while around and ends[around[-1]] <= begin:
+            around.pop()
+        crossed = len(around)
+        while crossed and ends[around[crossed - 1]] < end and level[around[crossed - 1]] > level[item]:
+            crossed -= 1
+        if level[item] != _RECORDED and crossed and ends[around[crossed - 1]] < end:
+            without[item] = 1
             continue
-        while open_items and -open_items[-1][1] < end:
-            out.add(open_items.pop()[3])
-        open_items.append(item)
-    kept = [item for item in items if not (item[2] and item[3] in out)]
-    return kept, [item for item in items if item[2] and item[3] in out]
+        for other in around[crossed:]:
+            without[other] = 1
+        del around[crossed:]
+        around.append(item)
+    return without
+
+
+def _merged(by_place: dict[tuple[Home, int], tuple[_Thread, array[int]]]) -> Launches:
+    """The launches of all places in one order."""
+    made = {key: array("q") for key in ("span", "begin", "end", "call", "place")}
+    for place, (thread, items) in enumerate(by_place.values()):
+        for key in ("span", "begin", "end", "call"):
+            made[key].extend(map(getattr(thread, key).__getitem__, items))
+        made["place"].extend([place] * len(items))
+    begin, end, call, span = made["begin"], made["end"], made["call"], made["span"]
+    order = array("q", sorted(range(len(begin)), key=begin.__getitem__))
+    sort_ties(order, begin, lambda at: (-end[at], call[at] != NONE, span[at]))
+    return Launches(
+        **{key: array("q", map(column.__getitem__, order)) for key, column in made.items()}, places=tuple(by_place)
+    )

@@ -5,6 +5,8 @@
     rank 0 · MODEL
     ├ GPU 0                  one group per device and generating thread
     │ ├ Generations, Stages, Steps, Modules, Layers, Tokens, Spans
+    │ ├ Kernels, stream 7    one row per stream; what ran at the same time on it is on further lanes
+    │ └ Copies, stream 7
     ├ Host: MainThread       the thread's own spans and its launches
     ├ Counters
     └ Recording              one instant: what was recorded, to click on
@@ -18,7 +20,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from vlmtrace.formats.launches import Home, Launch, home_of, host_tracks, launches
+from vlmtrace.formats.launches import OPERATIONS, Home, Launches, home_of, host_tracks, launches
 from vlmtrace.formats.titles import clean
 from vlmtrace.timeline.recording import TRACK_KINDS, Recording, Track
 
@@ -83,9 +85,9 @@ class Row:
 class Layout:
     """The rows of a recording in order of display, and where to find them."""
 
+    launches: Launches
     processes: list[Process] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
-    launches: list[Launch] = field(default_factory=list)
     of_track: dict[int, int] = field(default_factory=dict)
     of_lane: dict[tuple[Home, int], int] = field(default_factory=dict)
     of_counter: dict[int, int] = field(default_factory=dict)
@@ -115,11 +117,22 @@ def _device_order(device: int | None) -> tuple[bool, int]:
     return device is None, device or 0
 
 
-def _unique(title: str, taken: set[str]) -> str:
+def _track_order(track: Track) -> tuple[int, int]:
+    kind = TRACK_KINDS.index(track.kind) if track.kind in TRACK_KINDS else len(TRACK_KINDS)
+    return kind, -1 if track.stream is None else track.stream
+
+
+def _track_title(track: Track) -> str:
+    title = _TITLES.get(track.kind, clean(track.kind))
+    return title if track.stream is None else f"{title}, stream {track.stream}"
+
+
+def _unique(title: str, taken: set[str], lane: str = "") -> str:
+    """``title``, with a number behind it where it is taken; ``lane`` stands before that."""
     made, count = title, 1
     while made in taken:
         count += 1
-        made = f"{title} {count}"
+        made = f"{title}{lane} {count}"
     taken.add(made)
     return made
 
@@ -130,8 +143,8 @@ class _Layouter:
         self.host_of = host_tracks(recording)
         self.made = Layout(launches=launches(recording))
         self.lanes: defaultdict[Home, int] = defaultdict(int)
-        for launch in self.made.launches:
-            self.lanes[launch.home] = max(self.lanes[launch.home], launch.lane + 1)
+        for home, lane in self.made.launches.places:
+            self.lanes[home] = max(self.lanes[home], lane + 1)
 
     def run(self) -> Layout:
         ranks = sorted({track.rank for track in self.recording.tracks} or {None}, key=_rank_order)
@@ -163,10 +176,18 @@ class _Layouter:
         return number
 
     def _groups(self, process: int, tracks: dict[int, Track], taken: set[str]) -> None:
-        """One group per device and generating thread; threads are named where a device has several."""
+        """One group per device and generating thread; threads are named where a device has several.
+
+        Kernels and copies of a thread that shows nothing else on the device go to the device's first group.
+        """
         groups: defaultdict[tuple[int | None, int], list[int]] = defaultdict(list)
-        for index, track in tracks.items():
-            groups[track.device, track.thread].append(index)
+        first: dict[int | None, int] = {}
+        for index, track in sorted(tracks.items(), key=lambda item: item[1].kind in OPERATIONS):
+            thread = track.thread
+            if track.kind in OPERATIONS and (track.device, thread) not in groups:
+                thread = first.get(track.device, thread)
+            first.setdefault(track.device, thread)
+            groups[track.device, thread].append(index)
         threads = Tally(device for device, _ in groups)
         for device, thread in sorted(groups, key=lambda key: _device_order(key[0])):
             indexes = groups[device, thread]
@@ -175,9 +196,9 @@ class _Layouter:
                 title = f"{title} · {clean(tracks[indexes[0]].thread_name)}"
             group = self._row(process, None, GROUP, _unique(title, taken))
             inside: set[str] = set()
-            for index in sorted(indexes, key=lambda i: (_kind_order(tracks[i].kind), i)):
-                kind = tracks[index].kind
-                row_title = _unique(_TITLES.get(kind, clean(kind)), inside)
+            for index in sorted(indexes, key=lambda i: (*_track_order(tracks[i]), i)):
+                lane = "" if tracks[index].stream is None else ", lane"
+                row_title = _unique(_track_title(tracks[index]), inside, lane)
                 self.made.of_track[index] = self._row(process, group, TRACK, row_title, index=index)
 
     def _hosts(self, process: int, tracks: dict[int, Track], taken: set[str]) -> None:
@@ -233,7 +254,3 @@ class _Layouter:
     def _is_last(self, process: int) -> bool:
         """A counter of a device that no track knows is shown with the last process rather than lost."""
         return process + 1 == len({track.rank for track in self.recording.tracks} or {None})
-
-
-def _kind_order(kind: str) -> int:
-    return TRACK_KINDS.index(kind) if kind in TRACK_KINDS else len(TRACK_KINDS)

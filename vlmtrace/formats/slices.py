@@ -16,7 +16,7 @@ from vlmtrace.formats.launches import home_of, is_launched
 from vlmtrace.formats.layout import COUNTER, LEAD, TOKENS, Layout, Row
 from vlmtrace.formats.titles import Titles
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import Recording
+from vlmtrace.timeline.recording import COPIES, KERNELS, Recording
 from vlmtrace.timeline.spans import NONE
 
 __all__ = ["DERIVED", "LAUNCH", "Look", "Series", "Slice", "closing", "earliest", "series", "slices"]
@@ -32,6 +32,8 @@ _CATEGORIES: Final = {
     "drafts": "draft",
     "tokens": "token",
     "spans": "user",
+    KERNELS: "kernel",
+    COPIES: "copy",
     "host": "host",
 }
 
@@ -49,10 +51,11 @@ class Look:
 
 
 class Slice(NamedTuple):
-    """One slice; times are ns on the axis. ``span`` is the span shown, or launched where ``derived``.
+    """One slice; times are ns on the axis. ``span`` is the span shown, or launched (first) where ``derived``.
 
-    ``flow`` joins a launch to what it launched by the same number on both. It is ``None`` where the device, within the
-    bound of its clock, seems to have begun first: an arrow cannot lead back, and importers lose those that try.
+    ``flow`` joins a launch to what it launched (first) by the same number on both. It is ``None`` where the device,
+    within the bound of its clock, seems to have begun first: an arrow cannot lead back, and importers lose those that
+    try.
     """
 
     look: Look
@@ -96,22 +99,23 @@ def slices(recording: Recording, layout: Layout) -> Iterator[Slice]:
     spans, launched = recording.spans, layout.launches
     maker = _SliceMaker(recording, layout)
     begins, ends = spans.begin, spans.end
+    launch_begins, launch_ends = launched.begin, launched.end
     on_device = [track.device is not None for track in recording.tracks]
-    row, rows, at = 0, len(spans), 0
-    while row < rows or at < len(launched):
-        if row == rows or (at < len(launched) and launched[at].begin < begins[row]):
+    row, rows, at, count = 0, len(spans), 0, len(launched)
+    while row < rows or at < count:
+        if row == rows or (at < count and launch_begins[at] < begins[row]):
             yield maker.launch(at)
             at += 1
             continue
         now, first = begins[row], row
         while row < rows and begins[row] == now:
             row += 1
-        if row == first + 1 and not (at < len(launched) and launched[at].begin == now):
+        if row == first + 1 and not (at < count and launch_begins[at] == now):
             yield maker.span(first)
             continue
         group = [(on_device[spans.track[r]], -ends[r], False, r) for r in range(first, row)]
-        while at < len(launched) and launched[at].begin == now:
-            group.append((False, -launched[at].end, True, at))
+        while at < count and launch_begins[at] == now:
+            group.append((False, -launch_ends[at], True, at))
             at += 1
         group.sort()
         for _, _, derived, number in group:
@@ -124,10 +128,12 @@ class _SliceMaker:
         self.launched = layout.launches
         self.titles = Titles(recording)
         self.row_of_track = [layout.of_track[track] for track in range(len(recording.tracks))]
-        self.row_of_lane = layout.of_lane
+        self.row_of_place = [layout.of_lane[place] for place in layout.launches.places]
+        self.is_launched = bytearray(len(self.spans))
+        for row in layout.launches.span:
+            self.is_launched[row] = 1
         self.category = [_CATEGORIES.get(track.kind, track.kind) for track in recording.tracks]
         self.is_token = [name == names.TOKEN for name in self.spans.strings]
-        self.by_name, self.by_track = is_launched(recording)
         self.looks: dict[tuple[int, str, int, bool], Look] = {}
 
     def span(self, row: int) -> Slice:
@@ -139,20 +145,21 @@ class _SliceMaker:
         if look is None:
             where, category = self.row_of_track[track], self.category[track]
             look = self.looks[key] = Look(where, key[1], category, False, instant, spans.strings[name])
-        flows = self.by_name[name] and self.by_track[track] and spans.host_begin[row] < begin
+        flows = self.is_launched[row] and spans.host_begin[row] < begin
         return Slice(look, row, begin, end, row + 1 if flows else None)
 
     def launch(self, at: int) -> Slice:
-        launch = self.launched[at]
-        row = launch.span
-        where, title = self.row_of_lane[launch.home, launch.lane], self.titles.of_launch(row)
-        key = (-1 - where, title, self.spans.name[row], False)
+        launched = self.launched
+        row, begin, call = launched.span[at], launched.begin[at], launched.call[at]
+        where = self.row_of_place[launched.place[at]]
+        title = self.titles.of_launch(row) if call == NONE else self.titles.of_call(call)
+        key = (-1 - where, title, call if call != NONE else self.spans.name[row], False)
         look = self.looks.get(key)
         if look is None:
-            name = self.spans.strings[self.spans.name[row]]
+            name = self.spans.strings[key[2]]
             look = self.looks[key] = Look(where, title, f"{LAUNCH},{DERIVED}", True, False, name)
-        flows = launch.begin < self.spans.begin[row]
-        return Slice(look, row, launch.begin, launch.end, row + 1 if flows else None)
+        flows = begin < self.spans.begin[row]
+        return Slice(look, row, begin, launched.end[at], row + 1 if flows else None)
 
 
 def closing(ordered: Iterable[Slice]) -> Iterator[tuple[Slice, int | None]]:
@@ -228,6 +235,6 @@ def _tokens(recording: Recording, row: Row) -> tuple[list[int], list[int]]:
 def earliest(recording: Recording, layout: Layout) -> int:
     """The first position on the axis at which anything is drawn, the origin where nothing is."""
     firsts = [times[0] for times in (recording.spans.begin,) if times]
-    firsts.extend(launch.begin for launch in layout.launches[:1])
+    firsts.extend(layout.launches.begin[:1])
     firsts.extend(min(counter.times) for counter in recording.counters if counter.times)
     return min(firsts, default=recording.origin_ns)

@@ -40,6 +40,10 @@ class Titles:
         title = self._by_name[self._name[row]] if index is None else f"{names.GENERATE} #{index}"
         return f"{title} → launches"
 
+    def of_call(self, call: int) -> str:
+        """The title of the slice of a CUDA call, whose name is at ``call`` in the spans' string table."""
+        return self._by_name[call]
+
 
 def _generation_title(generation: Generation) -> str:
     """``generate #3 529 img / 551 → 32``: visual tokens of the prompt's tokens, and the tokens that came of it."""
