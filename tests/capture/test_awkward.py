@@ -172,6 +172,21 @@ def test_a_loop_of_a_users_own_shows_its_forwards_and_no_tokens() -> None:
     assert recording.generations[0].new_tokens == (3,)
 
 
+def test_a_decoding_method_that_calls_generate_again_is_where_prefill_and_decode_run() -> None:
+    tiny = build("llama")
+
+    def again(model: nn.Module, *_: Any, **__: Any) -> Any:
+        return generate(tiny)
+
+    plain = generate(tiny)
+    ids, recording = record(tiny, custom_generate=again)
+    assert torch.equal(ids, plain)
+    assert counts(recording)[names.PREFILL] == 1
+    assert counts(recording)[names.STEP] == len(plain[0]) - prompt_of(tiny) - 1
+    assert recording.generations[0].new_tokens == (len(plain[0]) - prompt_of(tiny),)
+
+
+
 def test_continuous_batching_is_not_traced_and_that_is_said() -> None:
     tiny = own("llama")
     with vlmtrace.trace() as session:

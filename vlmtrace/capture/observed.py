@@ -68,7 +68,8 @@ class Observed:
 
     def end_loop(self, ids: torch.Tensor | None) -> None:
         """The loop in progress has answered ``ids``, of shape (sequences, prompt + new)."""
-        if self.loop.begun and ids is not None:
+        # One that only handed over to another has no tokens of its own.
+        if self.loop.begun and ids is not None and (self.loop.seen_forward or not self.answers):
             self.answers.append((self.loop.prompt_tokens, ids))
 
     def as_helper(self) -> Observed:

@@ -203,11 +203,13 @@ class Recorder:
     def _nested(self, observed: Observed, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
         """A ``generate()`` inside another: the place where prefill and decode run, or a helper of the loop around it.
 
-        A model with a ``generate()`` of its own hands over to an inner one before any loop has begun. A loop that has
+        A model with a ``generate()`` of its own hands over to an inner one before any loop has begun, and a decoding
+        method of a user's own may call the model's again before it has run anything itself. Any other loop that has
         begun calls others to draft or to serve it: what they run is no stage of this generation.
         """
         outer = observed.loop
-        if outer.begun:
+        hands_over = outer.model is model and not outer.seen_forward and not outer.drafted
+        if outer.begun and not hands_over:
             return self._helper(observed, functools.partial(original, model, *args, **kwargs))
         observed.loop = Loop(model)
         try:
