@@ -6,7 +6,8 @@ import pytest
 
 from tests.conformance.check import check
 from tests.tiny.models import build
-from vlmtrace.capture import assembly, attachment, boundaries
+from vlmtrace.capture import attachment, boundaries
+from vlmtrace.timeline import assembly
 
 
 @pytest.mark.parametrize(
