@@ -2,11 +2,13 @@
 """Compiled decoding on a real GPU: step times with and without tracing, and whether CUDA graphs are left alone.
 
 python tests/gpu/graphs_check.py steps --shape qwen2.5-vl-0.5b --mode static          interleaved, with intervals
+python tests/gpu/graphs_check.py captures --mode static          graphs captured and launched in each generation
 nsys profile ... python tests/gpu/graphs_check.py run --mode static [--traced]        the same calls for two exports
 python tests/gpu/graphs_check.py count UNTRACED.sqlite TRACED.sqlite                  graphs captured and launched
 
 Modes: eager; static (a static cache, compiled by transformers, with CUDA graphs); forward (model.forward compiled by
-its user with mode reduce-overhead).
+its user with mode reduce-overhead, and a static cache of the user's, made before: torch makes no graph of a forward
+that allocates its cache itself).
 """
 
 from __future__ import annotations
@@ -37,18 +39,31 @@ class Bench:
         self.model = random_vlm.build(options.shape, "cuda", torch.bfloat16)
         self.inputs = random_vlm.make_inputs(self.model, options.shape).to("cuda", torch.bfloat16)
         self.more: dict[str, Any] = {}
+        self.cache: Any = None
         if options.mode == "static":
             self.more = {"cache_implementation": "static"}
         elif options.mode == "forward":
             self.model.forward = torch.compile(self.model.forward, mode="reduce-overhead")
-            self.more = {"cache_implementation": "static", "disable_compile": True}
+            self.cache = self.made_cache()
+            self.more = {"past_key_values": self.cache, "disable_compile": True}
         for _ in range(options.warmup):
             self.generate()
+
+    def made_cache(self) -> Any:
+        from transformers import StaticCache
+
+        text = self.model.config.get_text_config()
+        cache = StaticCache(config=text, max_cache_len=self.inputs["input_ids"].shape[1] + self.new)
+        size = text.hidden_size // text.num_attention_heads
+        cache.early_initialization(1, text.num_key_value_heads, size, self.model.dtype, self.model.device)
+        return cache
 
     def generate(self) -> float:
         """Milliseconds of one generation, between two syncs."""
         import torch
 
+        if self.cache is not None:
+            self.cache.reset()
         torch.cuda.synchronize()
         begin = time.perf_counter()
         with torch.inference_mode():
@@ -125,6 +140,53 @@ def run(options: argparse.Namespace) -> None:
             bench.generate()
 
 
+def captures(options: argparse.Namespace) -> None:
+    """Blocks of generations, untraced and traced in turn: the graphs that each captures and launches."""
+    import torch
+
+    import vlmtrace
+
+    seen: Counter[str] = Counter()
+    for name in ("capture_begin", "replay"):
+        _count_calls(torch.cuda.CUDAGraph, name, seen)
+    bench = Bench(options)
+    warmed = dict(seen)
+    found: dict[bool, list[list[float]]] = {False: [], True: []}
+    for block in range(options.pairs):
+        for traced in (options.traced, not options.traced) if block % 2 == 0 else (not options.traced, options.traced):
+            with vlmtrace.trace(bench.model) if traced else nullcontext():
+                for _ in range(options.repeats):
+                    seen.clear()
+                    took = bench.generate()
+                    found[traced].append([seen["capture_begin"], seen["replay"], round(took, 3)])
+    told = {"untraced": found[False], "traced": found[True]}
+    print(
+        json.dumps(
+            {
+                "check": "captures",
+                "shape": options.shape,
+                "mode": options.mode,
+                "gpu": torch.cuda.get_device_name(),
+                "warmup": warmed,
+                "captured": {name: sum(one[0] for one in rows) for name, rows in told.items()},
+                "launched": {name: sum(one[1] for one in rows) for name, rows in told.items()},
+                "p50_ms": {name: statistics.median(one[2] for one in rows) for name, rows in told.items()},
+                **told,
+            }
+        )
+    )
+
+
+def _count_calls(owner: Any, name: str, seen: Counter[str]) -> None:
+    original = getattr(owner, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        seen[name] += 1
+        return original(*args, **kwargs)
+
+    setattr(owner, name, call)
+
+
 def count(options: argparse.Namespace) -> None:
     """Runtime calls about graphs in the two exports, side by side."""
     found = {}
@@ -146,7 +208,7 @@ def count(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, action in (("steps", steps), ("run", run)):
+    for name, action in (("steps", steps), ("captures", captures), ("run", run)):
         command = commands.add_parser(name)
         command.add_argument("--shape", default="qwen2.5-vl-0.5b")
         command.add_argument("--mode", choices=("eager", "static", "forward"), default="static")
