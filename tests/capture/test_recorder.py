@@ -374,6 +374,33 @@ def test_a_model_that_was_traced_can_be_copied_and_pickled_while_tracing_goes_on
     assert "_vlmtrace_plan" not in tiny.model.__dict__
 
 
+@pytest.mark.parametrize("more", [{}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}, {"use_cache": False}])
+def test_what_a_generation_made_dies_with_it_and_not_when_the_collector_comes(more: dict[str, Any]) -> None:
+    """Else the next one's cache lies elsewhere on the device, and each generation captures its CUDA graph anew."""
+    tiny = build("llava")
+
+    def alive() -> int:
+        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+
+    def left(times: int) -> int:
+        generate(tiny, **more)
+        gc.collect()
+        before = alive()
+        for _ in range(times):
+            generate(tiny, **more)
+        return alive() - before
+
+    gc.collect()
+    gc.disable()
+    try:
+        untraced = left(3)
+        with vlmtrace.trace(tiny.model, detail="layer"):
+            traced = left(3)
+    finally:
+        gc.enable()
+    assert traced == untraced
+
+
 def test_a_recording_does_not_keep_a_model_alive() -> None:
     made = copy.deepcopy(build("llama").model)
     gone = weakref.ref(made)

@@ -44,7 +44,9 @@ class Observed:
     ``mark`` tells of a boundary. ``detailed`` says whether the layers of the forward in progress are told: those of a
     prefill are, and those of one step in ``every``. ``answers`` are the (prompt length, token ids) of each loop that
     has ended; ``prompt_tokens`` is the first one's. ``proposed`` has how many tokens each forward of a drafted loop was
-    to judge. ``outer`` is the generation that this one is a helper in, if it is one: see :func:`aside`.
+    to judge. ``outer`` is the ``mark`` of the generation that this one is a helper in, if it is one: see :func:`aside`.
+    Never that generation itself: in a circle its ids would keep their place on the device until the collector comes,
+    the next generation's cache would lie elsewhere than the last one's, and its CUDA graph be captured anew.
     """
 
     mark: Mark
@@ -63,7 +65,7 @@ class Observed:
     generation_config: Any = None
     proposed: list[int] = field(default_factory=list)
     answers: list[tuple[int, torch.Tensor]] = field(default_factory=list)
-    outer: Observed | None = None
+    outer: Mark | None = None
     helper: Observed | None = None
 
     def end_loop(self, ids: torch.Tensor | None) -> None:
@@ -77,7 +79,7 @@ class Observed:
         if self.outer is not None:
             return self
         if self.helper is None:
-            self.helper = Observed(_unheard, _nothing, Loop(None, begun=True), outer=self)
+            self.helper = Observed(_unheard, _nothing, Loop(None, begun=True), outer=self.mark)
         return self.helper
 
 

@@ -53,7 +53,7 @@ class Surroundings:
         observed, lane = CURRENT.observed, self._lanes.here()
         kind = _AROUND.get(name)
         if kind is None or observed is not None or lane.busy:
-            mark = self._outside().listener.mark if observed is None else (observed.outer or observed).mark
+            mark = self._outside().listener.mark if observed is None else observed.outer or observed.mark
             kind, is_stage = self._kind(name), False
         else:
             voice = self._outside() if kind == _H2D else self._lanes.voice(None)
