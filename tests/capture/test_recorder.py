@@ -20,6 +20,7 @@ from tests.capture.fake_nvtx import FakeDomain
 from tests.capture.fakes import FakeDevice, FakeHost
 from tests.models import NAMES, Tiny, build
 from vlmtrace.capture import lanes, recorder, tape
+from vlmtrace.capture.plans import Plans
 from vlmtrace.capture.recorder import Recorder, RecorderOptions
 from vlmtrace.errors import UsageError, VlmtraceError
 from vlmtrace.timeline import names
@@ -401,6 +402,39 @@ def test_what_a_generation_made_dies_with_it_and_not_when_the_collector_comes(mo
     assert traced == untraced
 
 
+def test_a_later_generation_does_not_walk_over_the_modules_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A walk over all of them takes milliseconds, by which each ``generate()`` would be longer."""
+    tiny = build("llava")
+    asked: list[int] = []
+    original = nn.Module.named_modules
+
+    def named_modules(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        asked.append(1)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(nn.Module, "named_modules", named_modules)
+
+    def once() -> int:
+        asked.clear()
+        generate(tiny)
+        return len(asked)
+
+    once()
+    untraced = once()
+    first = next(name for name, _ in tiny.model.named_parameters())
+    with vlmtrace.trace(tiny.model, detail="stage"):
+        once()
+        assert once() - untraced <= first.count(".") + 1, "more than the way down to the first parameter"
+
+
+def test_a_model_that_is_moved_is_asked_again_where_it_runs() -> None:
+    model = copy.deepcopy(build("llava").model)
+    plan = Plans("stage", {}).of(model)
+    assert plan.working_device(model) == torch.device("cpu")
+    model.to("meta")
+    assert plan.working_device(model) is None
+
+
 def test_a_recording_does_not_keep_a_model_alive() -> None:
     made = copy.deepcopy(build("llama").model)
     gone = weakref.ref(made)
@@ -475,7 +509,7 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     made = Fake()
-    monkeypatch.setattr(recorder, "execution_device", lambda _model: 0)
+    monkeypatch.setattr(recorder, "cuda_index", lambda _device: 0)
     monkeypatch.setattr(lanes, "clock_of", lambda _device: made.device)
     monkeypatch.setattr(lanes, "settle_device", lambda _device: None)
     monkeypatch.setattr(lanes, "monotonic_ns", made.host.now)

@@ -29,7 +29,7 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     made = Fake()
-    monkeypatch.setattr(recorder, "execution_device", lambda _model: 0)
+    monkeypatch.setattr(recorder, "cuda_index", lambda _device: 0)
     monkeypatch.setattr(lanes, "clock_of", lambda _device: made.device)
     for module in (lanes, tape, ring):
         monkeypatch.setattr(module, "monotonic_ns", made.host.now)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+import torch
 from torch import nn
 
 from vlmtrace.capture.attachment import Attachment
 from vlmtrace.capture.discovery.anatomy import Anatomy
 from vlmtrace.capture.discovery.search import discover
-from vlmtrace.capture.environment import describe_model
+from vlmtrace.capture.environment import describe_model, working_device
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import TracedModel
 
@@ -30,6 +31,19 @@ class Plan:
     attachment: Attachment
     index: int
     generating: frozenset[int]
+    _told: dict[tuple[Any, torch.device | None], torch.device | None] = field(default_factory=dict)
+
+    def working_device(self, model: nn.Module) -> torch.device | None:
+        """Where the work of ``model`` runs. All of its modules are asked only once for each place it has been moved to.
+
+        That takes milliseconds, which ``generate()`` would be longer by. What moves a model, or lets it run elsewhere
+        than its weights rest, changes its first parameter's device or puts a hook on the model itself.
+        """
+        first = next(model.parameters(), None)
+        key = (getattr(model, "_hf_hook", None), None if first is None else first.device)
+        if key not in self._told:
+            self._told = {key: working_device(model)}
+        return self._told[key]
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """A copied or pickled model takes no plan along: a plan is about one instance."""

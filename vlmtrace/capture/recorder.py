@@ -231,7 +231,7 @@ class Recorder:
 
     def _outermost(self, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
         plan = self.plans.of(model)
-        device = execution_device(model)
+        device = cuda_index(plan.working_device(model))
         voice = self.lanes.voice(device)
         role = self.role or self._role_of(plan, args, kwargs)
         if role == WARMED:
@@ -335,7 +335,11 @@ class Recorder:
 
 def execution_device(model: nn.Module) -> int | None:
     """The CUDA device on which a model's work runs (not where offloaded weights rest), ``None`` without one."""
-    device = working_device(model)
+    return cuda_index(working_device(model))
+
+
+def cuda_index(device: torch.device | None) -> int | None:
+    """The number of a CUDA device, of the current one where it names none; ``None`` of any other."""
     if device is None or device.type != "cuda":
         return None
     return torch.cuda.current_device() if device.index is None else device.index
