@@ -184,7 +184,52 @@ def long_decode() -> str:
     return told + table(head, (row(*one) for one in made["lead_p1_us_by_minute"].items()))
 
 
+def pairing() -> str:
+    ways = {
+        "eager": "eager",
+        "nodes": "a static cache, `--cuda-graph-trace=node`",
+        "graphs": "a static cache, whole graphs",
+    }
+
+    def row(one: Mapping[str, Any]) -> Iterator[str]:
+        yield ways[one["report"]["name"].removesuffix(".sqlite")]
+        for stage in ("vision", "prefill", "decode.step", "between"):
+            told = one["vlmtrace"][stage]
+            yield f"{told:,}" if told == one["sql"][stage] else f"{told:,} (SQL: {one['sql'][stage]:,})"
+        yield f"{sum(one['unattributed'].values()):,}"
+        yield f"{one['kernels']:,}"
+        yield f"{one['report']['clock_bound_ms'] * 1000:.1f}"
+
+    head = (
+        "Decoding",
+        "Vision",
+        "Prefill",
+        "Steps",
+        "Between",
+        "In none",
+        "All kernels of the report",
+        "Clock bound, µs",
+    )
+    return table(head, map(row, _results("pairing.jsonl")))
+
+
+def graph_captures() -> str:
+    modes = {"static": "a static cache, compiled by transformers", "forward": "`model.forward` compiled by its user"}
+
+    def row(one: Mapping[str, Any]) -> Iterator[str]:
+        yield one["shape"]
+        yield modes[one["mode"]]
+        yield str(len(one["traced"]))
+        for key in ("launched", "captured"):
+            yield f"{one[key]['untraced']:,} / {one[key]['traced']:,}"
+
+    head = ("Shape", "Mode", "Generations, each", "Graphs launched, untraced / traced", "Captured anew")
+    return table(head, map(row, _results("graph-captures.jsonl")))
+
+
 SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
+    "pairing": pairing,
+    "graph-captures": graph_captures,
     "clock-runs": clock_runs,
     "syncs": syncs,
     "study": study,

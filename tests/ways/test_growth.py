@@ -99,8 +99,9 @@ def test_a_thousand_generations_of_a_server_take_no_more_memory_than_a_hundred(p
 
     with Recorder(RecorderOptions("slow", slowest=5)) as made:
         peak_of(300, once)  # more than the collections that a recorder remembers: there is one after each
+        peak_of(1000, once)  # and what torch and transformers keep of the first calls, more so behind other tests
         before = peak_of(100, once)
         after = peak_of(1000, once)
     assert after - before < 50_000, "50 bytes left by each generation would be as much"
     assert made.ring is not None
-    assert made.ring.generations == 1400
+    assert made.ring.generations == 2400
