@@ -21,17 +21,18 @@ Fact: TypeAlias = tuple[str, str]
 
 _LONGEST: Final = 200
 _MOST: Final = 40
+_MOST_MODELS: Final = 4
 _FIRST: Final = ("gpu", "driver", "cuda", "torch", "transformers", "vlmtrace", "python", "platform", "cpu")
 
 
 def environment(summary: Summary) -> list[Fact]:
     """The model, what it was given, and the machine and versions."""
     facts: list[Fact] = []
-    for model in summary.models:
+    for model in summary.models[:_MOST_MODELS]:
         facts.append(("model", lines.model_text(model)))
         known = (lines.kind_text(model.dtype), clean(model.attention), clean(model.device))
         facts.append(("type · attention · device", " · ".join(part for part in known if part and part != UNKNOWN)))
-    facts.append(("mode", "/".join(map(clean, summary.modes)) or UNKNOWN))
+    facts.append(("mode", "/".join(map(clean, summary.modes[:_MOST_MODELS])) or UNKNOWN))
     counts = summary.counts
     for name, counted in (
         ("batch", counts.batch),

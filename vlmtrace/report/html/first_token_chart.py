@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from vlmtrace.analysis.first_token import BEFORE, ENTRY, Part, first_token_parts
 from vlmtrace.analysis.measured import Measured
@@ -15,7 +16,8 @@ from vlmtrace.units import NS_PER_MS, duration_text
 
 __all__ = ["FirstToken", "PartRow", "first_token"]
 
-_WORDS = {
+_PLACES: Final = 3
+_WORDS: Final = {
     BEFORE: "between the calls before generate()",
     ENTRY: "until the GPU reached generate()",
     names.OTHER_SETUP: "setup of generate()",
@@ -45,12 +47,12 @@ class FirstToken:
     whole: str
 
 
-def first_token(one: Measured, places: int) -> FirstToken | None:
+def first_token(one: Measured) -> FirstToken | None:
     """The parts of TTFT with preprocessing (of TTFT where none was seen); ``None`` where no token was marked."""
     parts = [part for part in first_token_parts(one) if part.ns]
     if not parts:
         return None
-    texts, total = summands([part.ns for part in parts], NS_PER_MS, places)
+    texts, total = summands([part.ns for part in parts], NS_PER_MS, _PLACES)
     whole = sum(part.ns for part in parts)
     what = "TTFT with preprocessing" if one.metrics.ttft_e2e is not None else "TTFT"
     return FirstToken(
@@ -60,7 +62,7 @@ def first_token(one: Measured, places: int) -> FirstToken | None:
                 "barmode": "stack",
                 "bargap": 0.1,
                 "uniformtext": {"minsize": 10, "mode": "hide"},
-                "xaxis": axis("ms before the first token was there"),
+                "xaxis": axis("ms on the way to the first token"),
                 "yaxis": {"visible": False, "fixedrange": True},
                 "showlegend": False,
             },
@@ -69,7 +71,7 @@ def first_token(one: Measured, places: int) -> FirstToken | None:
             "token",
         ),
         rows=tuple(
-            PartRow(_name(part), colour_of(part.name), text, percent(part.ns / whole))
+            PartRow(_name(part), colour_of(part.name), text, _share(part.ns / whole))
             for part, text in zip(parts, texts, strict=True)
         ),
         total=total,
@@ -81,8 +83,12 @@ def _name(part: Part) -> str:
     return _WORDS.get(part.name, part.name)
 
 
+def _share(share: float) -> str:
+    return percent(share) if share >= 0.001 else "< 0.1 %"
+
+
 def _trace(part: Part, whole: int) -> dict[str, Json]:
-    share = percent(part.ns / whole)
+    share = _share(part.ns / whole)
     return {
         "type": "bar",
         "orientation": "h",

@@ -52,11 +52,11 @@ def busy_chart(found: Kernels) -> Chart | None:
             "barmode": "stack",
             "bargap": 0.3,
             "showlegend": False,
-            "xaxis": axis("% of the stage's time in which anything ran on the GPU", range=[0, 100]),
+            "xaxis": axis("GPU busy, % of the stage", range=[0, 100]),
             "yaxis": categories(rows),
         },
         height=110 + 30 * len(rows),
-        told="how much of each stage the GPU was busy; grey: idle",
+        told="in how much of each stage anything ran on the GPU; grey: idle",
     )
 
 
@@ -82,11 +82,11 @@ def longest_chart(found: Kernels) -> Chart | None:
         layout={
             "bargap": 0.3,
             "showlegend": False,
-            "xaxis": axis("ms, sum over the counted generations", rangemode="tozero"),
+            "xaxis": axis("ms in all", rangemode="tozero"),
             "yaxis": categories(rows),
         },
         height=110 + 28 * len(rows),
-        told=f"the {len(pairs):,} kernels that took longest; colour: the stage that launched them",
+        told=f"the {len(pairs):,} kernels that took longest, all counted generations together; colour: their stage",
     )
 
 

@@ -59,7 +59,7 @@ def layer_chart(grid: LayerGrid) -> Chart:
             "yaxis": axis("layer", showgrid=False),
         },
         height=max(260, min(460, 120 + 9 * len(rows))),
-        told=f"{title}: elapsed time of each layer in ms",
+        told="elapsed time of each layer; colours reach to the 98th percentile",
         notes=("neighbours are drawn together, each cell their mean",) if joined else (),
     )
 

@@ -103,7 +103,7 @@ def _section(key: str, told: Told, charts: dict[str, Json]) -> dict[str, object]
         return {"id": f"{key}-{name}", "height": chart.height, "told": chart.told, "notes": chart.notes}
 
     late = late_tokens(told.recording, summary.counted)
-    way = None if summary.nearest is None else first_token(summary.nearest, lines.decimals(summary))
+    way = None if summary.nearest is None else first_token(summary.nearest)
     launch = launch_sections(summary)
     return {
         "key": key,
@@ -127,6 +127,7 @@ def _section(key: str, told: Told, charts: dict[str, Json]) -> dict[str, object]
         "tokens": placed("itl", token_chart(summary.counted, late)),
         "late": [_late(one) for one in late[:_LATE_SHOWN]],
         "late_more": max(0, len(late) - _LATE_SHOWN),
+        "detail": summary.detail,
         "layers": [placed(f"layers-{at}", chart) for at, chart in enumerate(_layers(told))],
         "lead": placed("lead", lead_chart(summary.counted)),
         "launch": [_table(section) for section in launch],
@@ -196,7 +197,7 @@ def _bar(summary: Summary) -> list[dict[str, str]]:
             "colour": colour_of(stage),
             "width": f"{100 * (row.share or 0):.3f}",
             "text": f"{stage} {percent(row.share)}",
-            "wide": "yes" if (row.share or 0) > 0.14 else "",
+            "size": "wide" if (row.share or 0) > 0.3 else "middling" if (row.share or 0) > 0.14 else "narrow",
         }
         for stage, row in parts
     ]

@@ -71,7 +71,9 @@ def _bars(one: Measured) -> Iterator[_Bar]:
         yield from _drawn(found, _AROUND)
     for span in stages.other:
         yield _bar(span, _STAGES, OTHER)
-    for found in (stages.prefill, stages.vision, stages.decode):
+    for span in stages.prefill:
+        yield from _around_visions(span, stages.vision_in_prefill)
+    for found in (stages.vision, stages.decode):
         yield from _drawn(found, _STAGES)
     for found in (stages.steps, stages.gaps):
         yield from _drawn(found, _STEPS)
@@ -80,6 +82,22 @@ def _bars(one: Measured) -> Iterator[_Bar]:
     if one.clock_bound is not None:
         for found in (stages.vision, stages.prefill, stages.steps):
             yield from _drawn(found, _LAUNCHES, launches=True)
+
+
+def _around_visions(prefill: Span, visions: Sequence[Span]) -> Iterator[_Bar]:
+    """A prefill without the visions inside it: its own time, in pieces; the longest carries the name."""
+    inside = [span for span in visions if prefill.begin <= span.begin and span.end <= prefill.end]
+    if not inside:
+        yield _bar(prefill, _STAGES, prefill.name)
+        return
+    cuts = [prefill.begin, *(at for span in inside for at in (span.begin, span.end)), prefill.end]
+    pieces = [(begin, end) for begin, end in zip(cuts[::2], cuts[1::2], strict=True) if end > begin]
+    own = sum(end - begin for begin, end in pieces)
+    longest = max(pieces, key=lambda piece: piece[1] - piece[0], default=None)
+    for piece in pieces:
+        text = prefill.name if piece == longest else ""
+        told = f"prefill: {duration_text(own)} of its own, without the vision inside"
+        yield _Bar(_STAGES, prefill.name, *piece, hover=told, text=text)
 
 
 def _drawn(spans: Sequence[Span], row: str, *, launches: bool = False) -> Iterator[_Bar]:
@@ -111,7 +129,8 @@ def _trace(stage: str, bars: Sequence[_Bar], origin: int) -> dict[str, Json]:
     return {
         "type": "bar",
         "orientation": "h",
-        "name": names.short(stage),
+        "name": "decode, step" if stage == names.STEP else names.short(stage),
+        "showlegend": stage != names.DECODE,
         "y": [bar.row for bar in bars],
         "base": [ms(bar.begin - origin) for bar in bars],
         "x": [ms(bar.end - bar.begin) for bar in bars],

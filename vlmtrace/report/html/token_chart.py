@@ -73,7 +73,7 @@ def _points(gaps: dict[int, tuple[int, ...]]) -> dict[str, Json]:
         "y": [ms(ns) for _, _, ns in pairs],
         "customdata": [index for index, _, _ in pairs],
         "hovertemplate": "generation #%{customdata}, token %{x:,}: %{y:,.3f} ms<extra></extra>",
-        "marker": {"color": colour_of(names.STEP), "opacity": 0.4, "size": 5},
+        "marker": {"color": colour_of(names.STEP), "opacity": 0.65, "size": 5},
     }
 
 

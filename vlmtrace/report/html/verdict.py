@@ -24,7 +24,7 @@ _BOUND: Final = {
 
 
 def verdict_text(summary: Summary) -> str:
-    """``decode takes 89.7 % of generate() (p50 1117.2 of 1209.9 ms) and is host-bound: …``."""
+    """``decode takes 89.7 % of generate() (medians: 1117.2 and 1209.9 ms) and is host-bound: …``."""
     whole = summary.row(names.GENERATE)
     parts = [row for stage in _PARTS if (row := summary.row(stage)) is not None and row.share is not None]
     if whole is None or not parts:
@@ -33,7 +33,8 @@ def verdict_text(summary: Summary) -> str:
     places = lines.decimals(summary)
     name = "What is no stage of generate()" if largest.stage == OTHER else largest.stage.capitalize()
     middle, of = (fixed(row.p50, NS_PER_MS, places) for row in (largest, whole))
-    return f"{name} takes {percent(largest.share)} of generate() (p50 {middle} of {of} ms){_bound(summary, largest)}."
+    took = f"{name} takes {percent(largest.share)} of generate()"
+    return f"{took} (medians: {middle} and {of} ms){_bound(summary, largest)}."
 
 
 def _bound(summary: Summary, row: StageRow) -> str:
