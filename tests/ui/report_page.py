@@ -1,4 +1,4 @@
-"""An HTML report in headless Chromium, driven by ``open-page`` beside this file: what it draws, asks and complains of."""
+"""An HTML report in headless Chromium, driven by ``open-page`` beside this file: what it draws and asks for."""
 
 from __future__ import annotations
 

@@ -62,6 +62,7 @@ def categories(rows: Sequence[str]) -> dict[str, Json]:
         "showgrid": False,
         "fixedrange": True,
         "ticks": "",
+        "ticklabelstandoff": 6,
     }
 
 

@@ -14,7 +14,7 @@ from vlmtrace.report.overhead import added_parts, lowered_text
 from vlmtrace.timeline.recording import UNKNOWN, Json
 from vlmtrace.units import bytes_text, duration_text
 
-__all__ = ["Fact", "command_of", "environment", "trust", "workload"]
+__all__ = ["Fact", "command_of", "environment", "trust", "versions", "workload"]
 
 Fact: TypeAlias = tuple[str, str]
 """A word and its value, both fit to be shown."""
@@ -22,6 +22,7 @@ Fact: TypeAlias = tuple[str, str]
 _LONGEST: Final = 200
 _MOST: Final = 40
 _MOST_MODELS: Final = 4
+_VERSIONED: Final = ("transformers", "torch", "cuda", "driver", "vlmtrace")
 _FIRST: Final = ("gpu", "driver", "cuda", "torch", "transformers", "vlmtrace", "python", "platform", "cpu")
 
 
@@ -45,6 +46,12 @@ def environment(summary: Summary) -> list[Fact]:
             facts.append((name, range_text(counted)))
     facts.append(("detail", clean(summary.detail)))
     return [(name, value) for name, value in (*facts, *_machine(summary.environment)) if value]
+
+
+def versions(summary: Summary) -> list[str]:
+    """``transformers 5.23.0``, ``torch 2.11.0`` and the like, of what decides most about the times."""
+    known = ((name, summary.environment.get(name)) for name in _VERSIONED)
+    return [f"{name} {clean(value)}" for name, value in known if isinstance(value, str) and value]
 
 
 def _machine(known: Mapping[str, Json]) -> Iterator[Fact]:

@@ -39,12 +39,16 @@ class PartRow:
 
 @dataclass(frozen=True, slots=True)
 class FirstToken:
-    """The way to the first token of generation ``generation``: the chart, the same as rows, and their sum."""
+    """The way to the first token of one generation: the chart, the same as rows, and their sum.
+
+    ``whole`` names the metric that the sum is, ``metric`` is its key.
+    """
 
     chart: Chart
     rows: tuple[PartRow, ...]
     total: str
     whole: str
+    metric: str
 
 
 def first_token(one: Measured) -> FirstToken | None:
@@ -76,6 +80,7 @@ def first_token(one: Measured) -> FirstToken | None:
         ),
         total=total,
         whole=what,
+        metric="ttft" if one.metrics.ttft_e2e is None else "ttft_e2e",
     )
 
 

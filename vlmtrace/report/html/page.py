@@ -110,6 +110,7 @@ def _section(key: str, told: Told, charts: dict[str, Json]) -> dict[str, object]
         "name": clean(told.name),
         "title": lines.title(summary),
         "subtitle": lines.subtitle(summary),
+        "versions": facts.versions(summary),
         "on_device": summary.on_device,
         "incomplete": None if summary.incomplete is None else clean(summary.incomplete, 200),
         "verdict": verdict_text(summary),
@@ -122,7 +123,7 @@ def _section(key: str, told: Told, charts: dict[str, Json]) -> dict[str, object]
         "totals": lines.totals(summary) if summary.rows else [],
         "nearest": None if summary.nearest is None else summary.nearest.generation.index,
         "timeline": placed("timeline", None if summary.nearest is None else timeline_chart(summary.nearest)),
-        "way": _way(way),
+        "way": _way(way, summary),
         "way_chart": placed("ttft", None if way is None else way.chart),
         "tokens": placed("itl", token_chart(summary.counted, late)),
         "late": [_late(one) for one in late[:_LATE_SHOWN]],
@@ -203,8 +204,13 @@ def _bar(summary: Summary) -> list[dict[str, str]]:
     ]
 
 
-def _way(way: FirstToken | None) -> dict[str, object] | None:
-    return None if way is None else {"rows": way.rows, "total": way.total, "whole": way.whole}
+def _way(way: FirstToken | None, summary: Summary) -> dict[str, object] | None:
+    """The parts of one generation's TTFT, and the median over all to hold it against."""
+    if way is None:
+        return None
+    figure = summary.metrics[way.metric]
+    middle = fixed(figure.value, NS_PER_MS, lines.decimals(summary))
+    return {"rows": way.rows, "total": way.total, "whole": way.whole, "median": middle, "samples": figure.samples}
 
 
 def _late(one: LateToken) -> _Late:
