@@ -25,7 +25,7 @@ def test_the_page_lies_beside_the_trace(type_in: Type, trace: Path) -> None:
     page = trace.with_name("run.html")
     assert (done.code, done.out) == (0, "")
     assert f"Wrote {page}" in done.err
-    assert done.err.splitlines()[-1].startswith("Next: open it in a browser")
+    assert f"Next: open {page} in a browser" in done.err
     assert page.read_text() == vlmtrace.report_page([trace])
 
 

@@ -52,7 +52,7 @@ def layer_grids(recording: Recording, chosen: Sequence[Measured], nearest: Measu
 
 
 def _home(spans: Spans, row: int) -> tuple[str, int]:
-    """The step, prefill or vision that a layer lies in, the outermost first, and its number."""
+    """The step that a layer lies in, else the nearest prefill or vision, and its number."""
     home = ("", NONE)
     above = spans.parent[row]
     while above != NONE:

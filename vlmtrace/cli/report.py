@@ -50,7 +50,7 @@ def report(files: tuple[Path, ...], output: str | None, *, force: bool, quiet: b
         return
     api.write_atomically(place, iter((page,)))
     talk.say(f"Wrote {place} ({bytes_text(len(page))})")
-    talk.say("Next: open it in a browser; nothing else is needed, no server and no network")
+    talk.say(f"Next: open {place} in a browser; it needs no server and no network")
 
 
 def _default(paths: Sequence[Path]) -> Path:
