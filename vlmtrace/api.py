@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "pair",
     "render",
+    "report_page",
     "save",
     "span",
     "tag",
@@ -319,6 +320,22 @@ def render(recording: Recording, form: str = "table") -> str:
         UsageError: for another form.
     """
     return report.render(summarise(recording), form)
+
+
+def report_page(traces: Sequence[Recording | str | Path]) -> str:
+    """A report of recordings, or of the traces at these paths: one HTML page that opens offline, a section for each.
+
+    Raises:
+        VlmtraceError: if the extra ``report`` is not installed, or a trace cannot be read.
+    """
+    from vlmtrace.report import html
+
+    told = []
+    for trace in traces:
+        recording = trace if isinstance(trace, Recording) else load(trace)
+        name = recording.name if isinstance(trace, Recording) else Path(trace).name
+        told.append(html.Told(name, recording, summarise(recording)))
+    return html.page(told)
 
 
 def save(recording: Recording, path: str | Path, *, force: bool = False) -> Path:

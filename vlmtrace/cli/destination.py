@@ -14,7 +14,7 @@ from vlmtrace.errors import TraceFormatError, UsageError, VlmtraceError
 from vlmtrace.nsight.command import RAW, REPORT
 from vlmtrace.timeline.recording import Recording
 
-__all__ = ["STDOUT", "Destination", "choose", "newest", "report_beside"]
+__all__ = ["STDOUT", "Destination", "check_writable", "choose", "newest", "report_beside"]
 
 STDOUT: Final = "-"
 _DEFAULT_FORMAT: Final = ".pftrace"
@@ -66,6 +66,16 @@ def choose(output: str | None, name: str, *, force: bool) -> Destination:
     path = _next_in(name) if output is None else Path(output)
     if output is not None:
         formats.format_of(path)
+    check_writable(path, force=force)
+    return Destination(path, force, name if output is None else None)
+
+
+def check_writable(path: Path, *, force: bool) -> None:
+    """See before any work is done that a file can be written there.
+
+    Raises:
+        VlmtraceError: it is a folder, it exists (without ``force``), or its folder takes no file.
+    """
     if path.is_dir():
         raise VlmtraceError(f"'{path}' is a folder", "give a file name after -o")
     if path.exists() and not force:
@@ -78,7 +88,6 @@ def choose(output: str | None, name: str, *, force: bool) -> Destination:
         raise VlmtraceError(
             f"'{path}' cannot be written: {error.strerror}", "give a writable place after -o"
         ) from error
-    return Destination(path, force, name if output is None else None)
 
 
 def report_beside(trace: Path, *, force: bool) -> Path:

@@ -9,6 +9,7 @@ import click
 from vlmtrace.cli import boundary
 from vlmtrace.cli.pair import pair
 from vlmtrace.cli.record import record
+from vlmtrace.cli.report import report
 from vlmtrace.cli.summary import summary
 from vlmtrace.errors import EXIT_USAGE
 
@@ -33,6 +34,7 @@ def vlmtrace(context: click.Context, debug: bool) -> int:
 
 vlmtrace.add_command(pair)
 vlmtrace.add_command(record)
+vlmtrace.add_command(report)
 vlmtrace.add_command(summary)
 
 

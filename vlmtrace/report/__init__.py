@@ -1,4 +1,4 @@
-"""Report: a summary as text, a plan as a tree. Recordings and files are not known here."""
+"""Report: a summary as text, a plan as a tree, recordings as a page. Files are not known here."""
 
 from __future__ import annotations
 
