@@ -12,7 +12,7 @@ from tests.strategies import recordings
 from tests.synthetic import MS, ORIGIN, US, Shape
 from vlmtrace.formats.launches import launches
 from vlmtrace.formats.layout import COUNTERS, GROUP, LEAD, layout_of
-from vlmtrace.formats.slices import closing, series, slices
+from vlmtrace.formats.slices import Slices, closing, series, slices
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Counter, Recording, Track
 from vlmtrace.timeline.spans import NewSpan, SpansBuilder
@@ -131,15 +131,18 @@ def test_slices_of_one_row_nest_or_lie_apart_and_close_inner_first(recording: Re
     open_slices: defaultdict[int, list[object]] = defaultdict(list)
     at = None
     count = 0
-    for one, end in closing(slices(recording, layout)):
-        time = one.begin if end is None else end
+    drawn_slices = Slices(recording, layout)
+    for item in closing(drawn_slices):
+        ends = item < 0
+        one = drawn_slices[~item if ends else item]
+        time = one.end if ends else one.begin
         assert at is None or time >= at
         at = time
-        if end is not None:
-            assert open_slices[one.row].pop() is one
-        elif not one.instant:
+        if ends:
+            assert open_slices[one.row].pop() == one
+        else:
             open_slices[one.row].append(one)
-        count += end is None
+        count += not ends
     assert not any(open_slices.values())
     assert count == len(recording.spans) + len(layout.launches)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -264,12 +264,12 @@ class _Pairing:
         """Tracks of one stream's kernels or copies, as many as it takes for none to overlap; and the track of each."""
         work, home = self.report.work, self.home
         tracks: list[Track] = []
-        lanes: dict[tuple[int, int, bool], list[list[int]]] = {}
+        lanes: defaultdict[tuple[int, int, bool], list[list[int]]] = defaultdict(list)
+        is_kernel = [kind in {KERNEL, GRAPH} for kind in work.kind]
         chosen = array("q")
         for row, start, stop in zip(rows, begin, end, strict=True):
-            is_kernel = work.kind[row] in {KERNEL, GRAPH}
-            key = work.device[row], work.stream[row], is_kernel
-            own = lanes.setdefault(key, [])
+            key = work.device[row], work.stream[row], is_kernel[row]
+            own = lanes[key]
             for lane in own:
                 if lane[1] <= start:
                     lane[1] = stop
@@ -279,7 +279,7 @@ class _Pairing:
                 own.append([len(self.recording.tracks) + len(tracks), stop])
                 chosen.append(own[-1][0])
                 device, stream = (None if value == NONE else value for value in key[:2])
-                kind = KERNELS if is_kernel else COPIES
+                kind = KERNELS if is_kernel[row] else COPIES
                 tracks.append(Track(kind, device, home.thread, home.thread_name, home.rank, stream))
         return tracks, chosen
 

@@ -7,14 +7,17 @@ its two marks, and the span's own. Structure is read back from these and never f
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Final
 from urllib.parse import quote, unquote
 
 from vlmtrace.formats.launches import OPERATIONS
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Recording
-from vlmtrace.timeline.spans import NONE
+from vlmtrace.timeline.spans import NONE, ArgColumn
 
 __all__ = [
     "GENERATION",
@@ -26,6 +29,8 @@ __all__ = [
     "NUMBERS",
     "PARENT",
     "SpanArguments",
+    "number_at",
+    "numbering",
     "own_key",
     "written_key",
 ]
@@ -54,6 +59,8 @@ A kernel or copy, whatever its name, has that of the ``step`` it ran in.
 
 _RESERVED: Final = NUMBERS | {ID, PARENT, HOST_BEGIN, HOST_END, GENERATION, NAME, INCOMPLETE}
 _ESCAPE: Final = "arg:"
+_CHUNK: Final = 10_000
+"""Spans whose arguments are looked at together."""
 
 
 def written_key(key: str) -> str:
@@ -72,7 +79,8 @@ def own_key(written: str) -> str:
 class SpanArguments:
     """The arguments of every span of a recording, answered one span at a time.
 
-    Spans keep their own arguments by key; here they are indexed by row once, so that a pass over the rows is linear.
+    Spans keep their own arguments by key. Of the spans of a recording many have the same of them: ``alike`` says by row
+    which, as a number that is the same where keys and texts are.
     """
 
     def __init__(self, recording: Recording) -> None:
@@ -80,24 +88,22 @@ class SpanArguments:
         self._origin = recording.origin_ns
         self._number_key = [_NUMBER_OF.get(name, _NUMBER) for name in spans.strings]
         self._is_operation = [track.kind in OPERATIONS for track in recording.tracks]
-        columns = list(spans.args.items())
-        self._keys = [written_key(key) for key, _ in columns]
-        self._text = [column.text for _, column in columns]
-        self._first = first = array("q", bytes(8 * (len(spans) + 1)))
-        for _, column in columns:
-            for row in column.rows:
-                first[row + 1] += 1
-        for row in range(len(spans)):
-            first[row + 1] += first[row]
-        free = first[:]
-        self._key_at = key_at = array("q", bytes(8 * first[-1]))
-        self._value_at = value_at = array("q", bytes(8 * first[-1]))
-        for number, (_, column) in enumerate(columns):
-            for row, value in zip(column.rows, column.values, strict=True):
-                at = free[row]
-                free[row] = at + 1
-                key_at[at] = number
-                value_at[at] = value
+        columns = [(written_key(key), column) for key, column in spans.args.items()]
+        numbers = numbering()
+        self.alike = array("q")
+        for first in range(0, len(spans), _CHUNK):
+            behind = min(first + _CHUNK, len(spans))
+            nothing = repeat(0, behind - first)
+            rows = zip(nothing, *(_cells(column, first, behind) for _, column in columns), strict=True)
+            self.alike.extend(map(numbers.__getitem__, rows))
+        self._own: list[list[tuple[str, str | ArgColumn]]] = [
+            [
+                (key, spans.strings[cell] if column.text else column)
+                for (key, column), cell in zip(columns, cells, strict=True)
+                if cell != NONE
+            ]
+            for _, *cells in numbers
+        ]
 
     def of(self, row: int, title: str) -> dict[str, int | str]:
         """The arguments of span ``row``, whose slice is called ``title``; host times count from the origin, in ns."""
@@ -127,11 +133,36 @@ class SpanArguments:
             return _NUMBER_OF[names.STEP]
         return self._number_key[self._spans.name[row]]
 
-    def own(self, row: int) -> Sequence[tuple[str, int | str]]:
+    def own(self, row: int) -> list[tuple[str, int | str]]:
         """The arguments that are span ``row``'s own, as a slice calls them."""
-        first, behind = self._first[row], self._first[row + 1]
-        if first == behind:
-            return ()
-        texts = self._spans.strings
-        arguments = zip(self._key_at[first:behind], self._value_at[first:behind], strict=True)
-        return [(self._keys[key], texts[value] if self._text[key] else value) for key, value in arguments]
+        return [(key, one if isinstance(one, str) else number_at(one, row)) for key, one in self.parts(row)]
+
+    def parts(self, row: int) -> Sequence[tuple[str, str | ArgColumn]]:
+        """The same with, in place of each number, the column that it stands in."""
+        return self._own[self.alike[row]]
+
+
+def number_at(column: ArgColumn, row: int) -> int:
+    """What stands in the column of an argument for span ``row``, which has that argument."""
+    return column.values[bisect_left(column.rows, row)]
+
+
+def numbering() -> defaultdict[tuple[int, ...], int]:
+    """Numbers for all rows of cells that are looked up, from 0 on in the order in which they were met first."""
+    made: defaultdict[tuple[int, ...], int] = defaultdict()
+    made.default_factory = made.__len__
+    return made
+
+
+def _cells(column: ArgColumn, first: int, behind: int) -> Iterable[int]:
+    """For each row from ``first`` on: the position of its text, 0 for any number, ``NONE`` where it has neither."""
+    start, stop = bisect_left(column.rows, first), bisect_left(column.rows, behind)
+    if start == stop:
+        return repeat(NONE, behind - first)
+    values = column.values[start:stop] if column.text else array("q", bytes(8 * (stop - start)))
+    if len(values) == behind - first:
+        return values
+    made = array("q", [NONE]) * (behind - first)
+    for row, value in zip(column.rows[start:stop], values, strict=True):
+        made[row - first] = value
+    return made

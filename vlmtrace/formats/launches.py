@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, repeat
+from operator import lt
 from typing import Final, TypeAlias
 
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import COPIES, KERNELS, Recording, Track
-from vlmtrace.timeline.spans import NONE, sort_ties
+from vlmtrace.timeline.spans import NONE, Spans, sort_ties
 
 __all__ = ["OPERATIONS", "Home", "Launches", "home_of", "host_tracks", "is_launched", "launches"]
 
@@ -64,12 +66,13 @@ class _Thread:
     span: array[int] = field(default_factory=lambda: array("q"))
     call: array[int] = field(default_factory=lambda: array("q"))
 
-    def add(self, begin: int, end: int, level: int, span: int, call: int = NONE) -> None:
-        self.begin.append(begin)
-        self.end.append(end)
-        self.level.append(level)
-        self.span.append(span)
-        self.call.append(call)
+    def add(self, rows: Sequence[int], times: tuple[array[int], array[int]], level: int, calls: Iterable[int]) -> None:
+        """Add what is on the row for each of the spans in ``rows``; ``times`` are begins and ends by row."""
+        self.begin.extend(map(times[0].__getitem__, rows))
+        self.end.extend(map(times[1].__getitem__, rows))
+        self.level.extend(repeat(level, len(rows)))
+        self.span.extend(rows)
+        self.call.extend(calls)
 
 
 def home_of(track: Track) -> Home:
@@ -98,43 +101,64 @@ def launches(recording: Recording) -> Launches:
     """The launch of every stage that a device timed, and every CUDA call that launched kernels or copies."""
     spans = recording.spans
     by_name, by_track = is_launched(recording)
-    homes = [home_of(track) for track in recording.tracks]
+    on_host = spans.host_begin, spans.host_end
     found: defaultdict[Home, _Thread] = defaultdict(_Thread)
-    for row, (name, track) in enumerate(zip(spans.name, spans.track, strict=True)):
-        if by_name[name] and by_track[track]:
-            found[homes[track]].add(spans.host_begin[row], spans.host_end[row], _STAGE, row)
-    for row, call in _calls(recording):
-        found[homes[spans.track[row]]].add(spans.host_begin[row], spans.host_end[row], _CALLED, row, call)
-    thread_of = {track: found[home] for home, track in host_tracks(recording).items() if home in found}
-    for row, track in enumerate(spans.track):
-        if track in thread_of:
-            thread_of[track].add(spans.begin[row], spans.end[row], _RECORDED, row)
+    stages = [
+        row
+        for row, (name, track) in enumerate(zip(spans.name, spans.track, strict=True))
+        if by_name[name] and by_track[track]
+    ]
+    for home, rows in _by_home(recording, stages):
+        found[home].add(rows, on_host, _STAGE, repeat(NONE, len(rows)))
+    for home, rows, calls in _calls(recording):
+        found[home].add(rows, on_host, _CALLED, calls)
+    of_host = frozenset(host_tracks(recording).values())
+    recorded = [row for row, track in enumerate(spans.track) if track in of_host]
+    for home, rows in _by_home(recording, recorded):
+        if home in found:
+            found[home].add(rows, (spans.begin, spans.end), _RECORDED, repeat(NONE, len(rows)))
     return _merged({place: (thread, items) for home, thread in found.items() for place, items in _placed(home, thread)})
 
 
-def _calls(recording: Recording) -> Iterator[tuple[int, int]]:
-    """Each CUDA call that launched work, as the row of the first operation it launched and its name's position.
+def _by_home(recording: Recording, rows: Iterable[int]) -> Iterator[tuple[Home, array[int]]]:
+    """``rows`` by the rank and thread that launched them."""
+    track, homes = recording.spans.track, [home_of(track) for track in recording.tracks]
+    found: defaultdict[Home, array[int]] = defaultdict(lambda: array("q"))
+    for row in rows:
+        found[homes[track[row]]].append(row)
+    yield from found.items()
+
+
+def _calls(recording: Recording) -> Iterator[tuple[Home, array[int], array[int]]]:
+    """By thread, the CUDA calls that launched work: the row of the first operation of each, and its name's position.
 
     Operations of one call have its host times and its generation in common; the first is the one that began first.
     """
     spans, column = recording.spans, recording.spans.args.get(_CALL)
     if column is None or not column.text:
         return
-    rows, is_operation = column.rows, [track.kind in OPERATIONS for track in recording.tracks]
-    homes = [home_of(track) for track in recording.tracks]
-    called = [at for at, row in enumerate(rows) if is_operation[spans.track[row]]]
-    called.sort(key=lambda at: spans.host_begin[rows[at]])
+    is_operation = [track.kind in OPERATIONS for track in recording.tracks]
+    call_of = dict(zip(column.rows, column.values, strict=True))
+    for home, rows in _by_home(recording, (row for row in column.rows if is_operation[spans.track[row]])):
+        called = sorted(rows, key=spans.host_begin.__getitem__)
+        begins = array("q", map(spans.host_begin.__getitem__, called))
+        if not all(map(lt, begins, islice(begins, 1, None))):
+            called = list(_first_of_each(spans, called, call_of))
+        yield home, array("q", called), array("q", map(call_of.__getitem__, called))
+
+
+def _first_of_each(spans: Spans, called: Iterable[int], call_of: Mapping[int, int]) -> Iterator[int]:
+    """Of ``called``, rows of operations by their calls' begins, the first of each call."""
     begin: int | None = None
-    seen: set[tuple[Home, int, int, int]] = set()
-    for at in called:
-        row, call = rows[at], column.values[at]
+    seen: set[tuple[int, int, int]] = set()
+    for row in called:
         if spans.host_begin[row] != begin:
             begin = spans.host_begin[row]
             seen.clear()
-        one = homes[spans.track[row]], spans.host_end[row], spans.generation[row], call
+        one = spans.host_end[row], spans.generation[row], call_of[row]
         if one not in seen:
             seen.add(one)
-            yield row, call
+            yield row
 
 
 def _placed(home: Home, thread: _Thread) -> Iterator[tuple[tuple[Home, int], array[int]]]:
@@ -148,19 +172,22 @@ def _placed(home: Home, thread: _Thread) -> Iterator[tuple[tuple[Home, int], arr
         kept = array("q", (item for item in waiting if level[item] != _RECORDED and not without[item]))
         if kept:
             yield (home, lane), kept
-        waiting = array("q", (item for item in waiting if without[item]))
+        waiting = array("q", (item for item in waiting if without[item]) if 1 in without else ())
         lane += 1
 
 
 def _without_room(items: array[int], thread: _Thread) -> bytearray:
     """1 for those of ``items`` (in order) that must leave for the rest to nest or lie apart."""
-    ends, level = thread.end, thread.level
+    begins, ends, level = thread.begin, thread.end, thread.level
     without = bytearray(len(ends))
     around: list[int] = []
     for item in items:
-        begin, end = thread.begin[item], ends[item]
+        begin, end = begins[item], ends[item]
         while around and ends[around[-1]] <= begin:
             around.pop()
+        if not around or ends[around[-1]] >= end:
+            around.append(item)
+            continue
         crossed = len(around)
         while crossed and ends[around[crossed - 1]] < end and level[around[crossed - 1]] > level[item]:
             crossed -= 1

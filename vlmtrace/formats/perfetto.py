@@ -118,7 +118,7 @@ class _Packets:
         for row in self.layout.rows:
             yield self._row(row)
         yield from self._document(start)
-        yield from SlicePackets(self.recording, self.uuids, self.base, self.interned).all(self.layout)
+        yield from SlicePackets(self.recording, self.layout, self.uuids, self.base, self.interned).all()
         yield from self._counters()
 
     def _process(self, process: Process) -> bytes:

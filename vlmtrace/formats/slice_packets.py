@@ -2,132 +2,169 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import DebugAnnotation, TrackEvent
+from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TrackEvent
 
-from vlmtrace.formats.arguments import GENERATION, HOST_BEGIN, HOST_END, ID, INCOMPLETE, NAME, PARENT, SpanArguments
+from vlmtrace.formats.arguments import (
+    GENERATION,
+    HOST_BEGIN,
+    HOST_END,
+    ID,
+    INCOMPLETE,
+    NAME,
+    PARENT,
+    SpanArguments,
+    number_at,
+)
 from vlmtrace.formats.layout import Layout
 from vlmtrace.formats.packets import Interned, new_packet
-from vlmtrace.formats.slices import Look, Slice, closing, slices
+from vlmtrace.formats.slices import Slice, Slices, closing
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Recording
-from vlmtrace.timeline.spans import NONE
+from vlmtrace.timeline.spans import NONE, ArgColumn
 
 __all__ = ["SlicePackets"]
 
 _CHUNK: Final = 1_000
 """Packets handed on in one piece."""
 _MOST_KEPT: Final = 10_000
-"""Begins kept to be used again."""
+"""Pairs of packets kept to be used again."""
 
 
-class _Begin:
-    """A packet whose message objects are used again for every slice that looks the same and has the same arguments.
+class _Pair:
+    """The two packets of a slice, whose message objects are used again for every slice that looks the same.
 
-    ``places`` are the arguments that all spans have, ``own`` those of their own.
+    Set anew for each is what slices that look the same differ in: times, ``id`` and flow, ``cells`` from columns by
+    row, host times, and ``numbers`` from columns of arguments. An instant has no second packet.
     """
 
-    def __init__(self, look: Look, uuid: int, flows: bool, interned: Interned) -> None:
-        self.trace, self.packet = new_packet()
+    __slots__ = (
+        "cells",
+        "end",
+        "event",
+        "flows",
+        "host_begin",
+        "host_end",
+        "id",
+        "instant",
+        "numbers",
+        "packet",
+        "serialised",
+        "serialised_end",
+    )
+
+    def __init__(self, one: Slice, uuid: int, interned: Interned) -> None:
+        trace, self.packet = new_packet()
+        self.serialised = trace.SerializeToString
         self.event = event = self.packet.track_event
-        event.type = TrackEvent.TYPE_INSTANT if look.instant else TrackEvent.TYPE_SLICE_BEGIN
+        event.type = TrackEvent.TYPE_INSTANT if one.instant else TrackEvent.TYPE_SLICE_BEGIN
         event.track_uuid = uuid
-        event.name_iid = interned.name(look.title)
-        event.category_iids.extend(interned.category(word) for word in look.category.split(","))
-        self.flows = event.flow_ids if look.derived else event.terminating_flow_ids
-        if flows:
+        event.name_iid = interned.name(one.title)
+        event.category_iids.extend(interned.category(word) for word in one.category.split(","))
+        self.flows = event.flow_ids if one.derived else event.terminating_flow_ids
+        if one.flow is not None:
             self.flows.append(0)
-        self.places: list[Any] = []
-        self.own: list[Any] = []
+        self.id: Any = None
+        self.cells: list[tuple[Any, Sequence[int]]] = []
+        self.host_begin: Any = None
+        self.host_end: Any = None
+        self.numbers: list[tuple[Any, ArgColumn]] = []
+        self.instant = one.instant
+        trace, self.end = new_packet()
+        self.serialised_end = trace.SerializeToString
+        self.end.track_event.type = TrackEvent.TYPE_SLICE_END
+        self.end.track_event.track_uuid = uuid
 
 
 class SlicePackets:
     """The packets of all slices; ``uuids`` are those of the rows, times count from ``base``."""
 
-    def __init__(self, recording: Recording, uuids: Sequence[int], base: int, interned: Interned) -> None:
-        self._recording, self._spans, self._origin = recording, recording.spans, recording.origin_ns
+    def __init__(
+        self, recording: Recording, layout: Layout, uuids: Sequence[int], base: int, interned: Interned
+    ) -> None:
+        self._spans, self._origin = recording.spans, recording.origin_ns
+        self._launched = layout.launches.span
         self._arguments = SpanArguments(recording)
+        self._slices = Slices(recording, layout)
         self._uuids, self._base, self._interned = uuids, base, interned
-        self._begins: dict[tuple[object, ...], _Begin] = {}
 
-    def all(self, layout: Layout) -> Iterator[bytes]:
+    def all(self) -> Iterator[bytes]:
         """Every packet, in the order of time and framed, many at once."""
-        base, uuids, interned = self._base, self._uuids, self._interned
-        trace, end_packet = new_packet()
-        end_event = end_packet.track_event
-        end_event.type = TrackEvent.TYPE_SLICE_END
+        base, times, ends, interned = self._base, self._slices.begin, self._slices.end, self._interned
+        rows, launched, alike = len(self._spans), self._launched, self._alike()
+        pairs: dict[int, _Pair] = {}
         made: list[bytes] = []
-        for one, end in closing(slices(self._recording, layout)):
-            if end is not None:
-                end_packet.timestamp = end - base
-                end_event.track_uuid = uuids[one.look.row]
-                made.append(trace.SerializeToString())
+        for at in closing(self._slices):
+            item = at if at >= 0 else ~at
+            pair = pairs.get(alike[item])
+            if pair is None:
+                if len(pairs) >= _MOST_KEPT:
+                    pairs.clear()
+                pair = pairs[alike[item]] = self._pair(item)
+                if interned.pending:
+                    made.append(interned.definitions())
+            if at < 0:
+                if not pair.instant:
+                    pair.end.timestamp = ends[item] - base
+                    made.append(pair.serialised_end())
                 continue
-            begin = self._launch(one) if one.look.derived else self._span(one)
-            begin.packet.timestamp = one.begin - base
-            if one.flow is not None:
-                begin.flows[0] = one.flow
-            if interned.pending:
-                made.append(interned.definitions())
-            made.append(begin.trace.SerializeToString())
+            pair.packet.timestamp = times[item] - base
+            if item < rows:
+                row = item
+                self._set(pair, row)
+            else:
+                row = launched[item - rows]
+            pair.id.int_value = row
+            if pair.flows:
+                pair.flows[0] = row + 1
+            made.append(pair.serialised())
             if len(made) >= _CHUNK:
                 yield b"".join(made)
                 made.clear()
         yield b"".join(made)
 
-    def _launch(self, one: Slice) -> _Begin:
-        shape = (one.look, one.flow is None)
-        begin = self._begins.get(shape)
-        if begin is None:
-            begin = self._made(one, shape)
-            begin.places.append(self._argument(begin, "span"))
-        begin.places[0].int_value = one.span
-        return begin
+    def _alike(self) -> array[int]:
+        """By item a number that is the same where one pair of packets serves."""
+        spans = self._spans
+        lacking = (map(NONE.__eq__, column) for column in (spans.parent, spans.generation, spans.number))
+        return self._slices.alike(self._arguments.alike, spans.flags, *lacking)
 
-    def _span(self, one: Slice) -> _Begin:
-        """The packet in which a span begins, with its arguments in the order of :meth:`SpanArguments.of`."""
-        spans, origin, row = self._spans, self._origin, one.span
-        parent, generation, number = spans.parent[row], spans.generation[row], spans.number[row]
-        flags, own = spans.flags[row], self._arguments.own(row)
-        lacks = (parent == NONE, generation == NONE, number == NONE)
-        shape: tuple[object, ...] = (one.look, one.flow is None, lacks, flags)
-        if own:
-            shape += tuple([key for key, _ in own])
-        begin = self._begins.get(shape)
-        if begin is None:
-            begin = self._made(one, shape)
-            number_key = self._arguments.number_key(row)
-            keys = {ID: row, PARENT: parent, GENERATION: generation, number_key: number, HOST_BEGIN: 0, HOST_END: 0}
-            # What a span lacks is set in an argument that is none of the packet's.
-            begin.places = [
-                DebugAnnotation() if value == NONE else self._argument(begin, key) for key, value in keys.items()
-            ]
-            if flags:
-                self._argument(begin, INCOMPLETE).int_value = flags
-            if names.full(one.look.title) != one.look.name:
-                self._argument(begin, NAME).string_value_iid = self._interned.value(one.look.name)
-            begin.own = [self._argument(begin, key) for key, _ in own]
-        values = (row, parent, generation, number, spans.host_begin[row] - origin, spans.host_end[row] - origin)
-        for annotation, value in zip(begin.places, values, strict=True):
-            annotation.int_value = value
-        if own:
-            self._set_own(begin, own)
-        return begin
+    def _set(self, pair: _Pair, row: int) -> None:
+        """Set what a span has and a launch has not."""
+        for annotation, column in pair.cells:
+            annotation.int_value = column[row]
+        pair.host_begin.int_value = self._spans.host_begin[row] - self._origin
+        pair.host_end.int_value = self._spans.host_end[row] - self._origin
+        for annotation, numbers in pair.numbers:
+            annotation.int_value = number_at(numbers, row)
 
-    def _set_own(self, begin: _Begin, own: Sequence[tuple[str, int | str]]) -> None:
-        for annotation, (_, value) in zip(begin.own, own, strict=True):
-            if isinstance(value, int):
-                annotation.int_value = value
-            else:
+    def _pair(self, item: int) -> _Pair:
+        """The packets of an item and what is like it; a span's arguments in the order of :meth:`SpanArguments.of`."""
+        one, spans, row = self._slices[item], self._spans, item
+        pair = _Pair(one, self._uuids[one.row], self._interned)
+        if one.derived:
+            pair.id = self._argument(pair, "span")
+            return pair
+        pair.id = self._argument(pair, ID)
+        number_key = self._arguments.number_key(row)
+        for key, column in ((PARENT, spans.parent), (GENERATION, spans.generation), (number_key, spans.number)):
+            if column[row] != NONE:
+                pair.cells.append((self._argument(pair, key), column))
+        pair.host_begin, pair.host_end = self._argument(pair, HOST_BEGIN), self._argument(pair, HOST_END)
+        if spans.flags[row]:
+            self._argument(pair, INCOMPLETE).int_value = spans.flags[row]
+        if names.full(one.title) != one.look.name:
+            self._argument(pair, NAME).string_value_iid = self._interned.value(one.look.name)
+        for key, value in self._arguments.parts(row):
+            annotation = self._argument(pair, key)
+            if isinstance(value, str):
                 annotation.string_value_iid = self._interned.value(value)
+            else:
+                pair.numbers.append((annotation, value))
+        return pair
 
-    def _made(self, one: Slice, shape: tuple[object, ...]) -> _Begin:
-        if len(self._begins) >= _MOST_KEPT:
-            self._begins.clear()
-        begin = self._begins[shape] = _Begin(one.look, self._uuids[one.look.row], one.flow is not None, self._interned)
-        return begin
-
-    def _argument(self, begin: _Begin, key: str) -> Any:
-        return begin.event.debug_annotations.add(name_iid=self._interned.key(key))
+    def _argument(self, pair: _Pair, key: str) -> Any:
+        return pair.event.debug_annotations.add(name_iid=self._interned.key(key))

@@ -6,20 +6,22 @@ shorter one, so that the outer opens first.
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from operator import eq, lt
 from typing import Final, NamedTuple
 
+from vlmtrace.formats.arguments import numbering
 from vlmtrace.formats.launches import home_of, is_launched
 from vlmtrace.formats.layout import COUNTER, LEAD, TOKENS, Layout, Row
 from vlmtrace.formats.titles import Titles
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import COPIES, KERNELS, Recording
-from vlmtrace.timeline.spans import NONE
+from vlmtrace.timeline.spans import NONE, sort_ties
 
-__all__ = ["DERIVED", "LAUNCH", "Look", "Series", "Slice", "closing", "earliest", "series", "slices"]
+__all__ = ["DERIVED", "LAUNCH", "Look", "Series", "Slice", "Slices", "closing", "earliest", "series", "slices"]
 
 DERIVED: Final = "derived"
 LAUNCH: Final = "launch"
@@ -94,91 +96,110 @@ class Series:
     values: Iterable[int]
 
 
-def slices(recording: Recording, layout: Layout) -> Iterator[Slice]:
-    """Every slice of the recording in writing order, launches among them."""
-    spans, launched = recording.spans, layout.launches
-    maker = _SliceMaker(recording, layout)
-    begins, ends = spans.begin, spans.end
-    launch_begins, launch_ends = launched.begin, launched.end
-    on_device = [track.device is not None for track in recording.tracks]
-    row, rows, at, count = 0, len(spans), 0, len(launched)
-    while row < rows or at < count:
-        if row == rows or (at < count and launch_begins[at] < begins[row]):
-            yield maker.launch(at)
-            at += 1
-            continue
-        now, first = begins[row], row
-        while row < rows and begins[row] == now:
-            row += 1
-        if row == first + 1 and not (at < count and launch_begins[at] == now):
-            yield maker.span(first)
-            continue
-        group = [(on_device[spans.track[r]], -ends[r], False, r) for r in range(first, row)]
-        while at < count and launch_begins[at] == now:
-            group.append((False, -launch_ends[at], True, at))
-            at += 1
-        group.sort()
-        for _, _, derived, number in group:
-            yield maker.launch(number) if derived else maker.span(number)
+class Slices:
+    """Every slice of a recording, launches among them, by item: a span's row, and behind all rows a launch's position.
 
+    ``begin`` and ``end`` are columns by item, in ns on the axis.
+    """
 
-class _SliceMaker:
     def __init__(self, recording: Recording, layout: Layout) -> None:
-        self.spans = recording.spans
-        self.launched = layout.launches
-        self.titles = Titles(recording)
-        self.row_of_track = [layout.of_track[track] for track in range(len(recording.tracks))]
-        self.row_of_place = [layout.of_lane[place] for place in layout.launches.places]
-        self.is_launched = bytearray(len(self.spans))
-        for row in layout.launches.span:
-            self.is_launched[row] = 1
-        self.category = [_CATEGORIES.get(track.kind, track.kind) for track in recording.tracks]
-        self.is_token = [name == names.TOKEN for name in self.spans.strings]
-        self.looks: dict[tuple[int, str, int, bool], Look] = {}
+        self.spans = spans = recording.spans
+        self.launched = launched = layout.launches
+        self.begin = spans.begin + launched.begin
+        self.end = spans.end + launched.end
+        self._titles = Titles(recording)
+        self._row_of_track = [layout.of_track[track] for track in range(len(recording.tracks))]
+        self._row_of_place = [layout.of_lane[place] for place in launched.places]
+        self._is_launched = bytearray(len(spans))
+        for row in launched.span:
+            self._is_launched[row] = 1
+        self._category = [_CATEGORIES.get(track.kind, track.kind) for track in recording.tracks]
+        self._on_device = [track.device is not None for track in recording.tracks]
+        self._is_token = [name == names.TOKEN for name in spans.strings]
+        self._looks: dict[tuple[int, str, int, bool], Look] = {}
 
-    def span(self, row: int) -> Slice:
+    def __getitem__(self, item: int) -> Slice:
+        rows = len(self.spans)
+        return self._span(item) if item < rows else self._launch(item - rows)
+
+    def order(self) -> array[int]:
+        """The items in writing order."""
+        end, track, on_device, rows = self.end, self.spans.track, self._on_device, len(self.spans)
+
+        def at_once(item: int) -> tuple[int, ...]:
+            return (item < rows and on_device[track[item]], -end[item], item)
+
+        order = array("q", sorted(range(len(self.begin)), key=self.begin.__getitem__))
+        sort_ties(order, self.begin, at_once)
+        return order
+
+    def alike(self, *of_spans: Iterable[int]) -> array[int]:
+        """By item a number that is the same where slices differ in nothing but times, ids and numbers.
+
+        ``of_spans`` are what they may differ in besides, each by row.
+        """
+        spans, launched, numbers = self.spans, self.launched, numbering()
+        title = self._titles.alike()
+        empty, ahead = map(eq, spans.begin, spans.end), map(lt, spans.host_begin, spans.begin)
+        looks = zip(spans.track, title, spans.name, self._is_launched, empty, ahead, *of_spans, strict=True)
+        made = array("q", map(numbers.__getitem__, looks))
+        made.extend(
+            numbers[place, call, title[row] if call == NONE else NONE, begin < spans.begin[row]]
+            for place, call, row, begin in zip(
+                launched.place, launched.call, launched.span, launched.begin, strict=True
+            )
+        )
+        return made
+
+    def _span(self, row: int) -> Slice:
         spans = self.spans
         track, name, begin, end = spans.track[row], spans.name[row], spans.begin[row], spans.end[row]
-        instant = begin == end and self.is_token[name]
-        key = (track, self.titles.of(row), name, instant)
-        look = self.looks.get(key)
+        instant = begin == end and self._is_token[name]
+        key = (track, self._titles.of(row), name, instant)
+        look = self._looks.get(key)
         if look is None:
-            where, category = self.row_of_track[track], self.category[track]
-            look = self.looks[key] = Look(where, key[1], category, False, instant, spans.strings[name])
-        flows = self.is_launched[row] and spans.host_begin[row] < begin
+            where, category = self._row_of_track[track], self._category[track]
+            look = self._looks[key] = Look(where, key[1], category, False, instant, spans.strings[name])
+        flows = self._is_launched[row] and spans.host_begin[row] < begin
         return Slice(look, row, begin, end, row + 1 if flows else None)
 
-    def launch(self, at: int) -> Slice:
+    def _launch(self, at: int) -> Slice:
         launched = self.launched
         row, begin, call = launched.span[at], launched.begin[at], launched.call[at]
-        where = self.row_of_place[launched.place[at]]
-        title = self.titles.of_launch(row) if call == NONE else self.titles.of_call(call)
+        where = self._row_of_place[launched.place[at]]
+        title = self._titles.of_launch(row) if call == NONE else self._titles.of_call(call)
         key = (-1 - where, title, call if call != NONE else self.spans.name[row], False)
-        look = self.looks.get(key)
+        look = self._looks.get(key)
         if look is None:
             name = self.spans.strings[key[2]]
-            look = self.looks[key] = Look(where, title, f"{LAUNCH},{DERIVED}", True, False, name)
+            look = self._looks[key] = Look(where, title, f"{LAUNCH},{DERIVED}", True, False, name)
         flows = begin < self.spans.begin[row]
         return Slice(look, row, begin, launched.end[at], row + 1 if flows else None)
 
 
-def closing(ordered: Iterable[Slice]) -> Iterator[tuple[Slice, int | None]]:
-    """Each slice where it begins, as ``(slice, None)``, and where it ends, as ``(slice, end)``, in time order.
+def slices(recording: Recording, layout: Layout) -> Iterator[Slice]:
+    """Every slice of the recording in writing order, launches among them."""
+    drawn = Slices(recording, layout)
+    return map(drawn.__getitem__, drawn.order())
 
-    What ends at a time closes before what begins at it, inner before outer; an instant has no end.
+
+def closing(drawn: Slices) -> Iterator[int]:
+    """Each item where its slice begins, and as ``~item`` where it ends, in time order.
+
+    What ends at a time closes before what begins at it, inner before outer; what has no length, right where it begins.
     """
-    open_slices: list[tuple[int, int, Slice]] = []
-    for number, one in enumerate(ordered):
-        begin = one.begin
-        while open_slices and open_slices[0][0] <= begin:
-            end, _, closed = heappop(open_slices)
-            yield closed, end
-        yield one, None
-        if not one.look.instant:
-            heappush(open_slices, (one.end, -number, one))
-    while open_slices:
-        end, _, closed = heappop(open_slices)
-        yield closed, end
+    begin, end, order = drawn.begin, drawn.end, drawn.order()
+    # Backwards, so that the next one is the last of the list; what began last stands behind what ends with it.
+    ends = sorted((item for item in order if begin[item] < end[item]), key=end.__getitem__, reverse=True)
+    for item in order:
+        now = begin[item]
+        while ends and end[ends[-1]] <= now:
+            yield ~ends.pop()
+        yield item
+        if end[item] == now:
+            yield ~item
+    while ends:
+        yield ~ends.pop()
 
 
 def series(recording: Recording, layout: Layout) -> Iterator[Series]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Final
 
 from vlmtrace.timeline import names
@@ -29,6 +30,13 @@ class Titles:
         self._by_name = [clean(names.short(name)) for name in recording.spans.strings]
         self._by_row = {generation.span: _generation_title(generation) for generation in recording.generations}
         self._index_of = {generation.span: generation.index for generation in recording.generations}
+
+    def alike(self) -> array[int]:
+        """By row a number that is the same where titles are, of the span and of its launch."""
+        made = self._name[:]
+        for row in self._by_row:
+            made[row] = -1 - row
+        return made
 
     def of(self, row: int) -> str:
         """The title of span ``row``: its short name, of a generation with its token counts."""
