@@ -56,7 +56,7 @@ _TIMES: Final = {
 _GENERATION: Final = {"generation": (_argument("generation"), "number of the generation")}
 _LEAD: Final = {
     "lead": (
-        f"s.ts + s.dur - {_HOST_END}",
+        f"CASE WHEN s.category != 'host' THEN s.ts + s.dur - {_HOST_END} END",
         "how long before the GPU ended it the host had launched all of it, ns; NULL on the host's clock",
     )
 }
