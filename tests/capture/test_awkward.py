@@ -186,7 +186,6 @@ def test_a_decoding_method_that_calls_generate_again_is_where_prefill_and_decode
     assert recording.generations[0].new_tokens == (len(plain[0]) - prompt_of(tiny),)
 
 
-
 def test_continuous_batching_is_not_traced_and_that_is_said() -> None:
     tiny = own("llama")
     with vlmtrace.trace() as session:

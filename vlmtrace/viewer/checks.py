@@ -92,7 +92,8 @@ def checked(processor: TraceProcessor, expected: Expected | None) -> Iterator[Ch
 def _counted_by_the_importer(processor: TraceProcessor) -> Iterator[Check]:
     """What the importer itself counts as an error or a loss, or should."""
     stats = processor.query(
-        f"SELECT name, value FROM stats WHERE severity IN ('error', 'data_loss') OR name GLOB 'flow_*' OR name IN {_QUIET}"
+        "SELECT name, value FROM stats "
+        f"WHERE severity IN ('error', 'data_loss') OR name GLOB 'flow_*' OR name IN {_QUIET}"
     )
     kinds: dict[str, list[tuple[str, int]]] = {"errors": [], "clock": [], "overlaps": [], "flows": []}
     for name, value in stats:
