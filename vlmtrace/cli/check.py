@@ -11,7 +11,6 @@ import click
 from vlmtrace import api
 from vlmtrace.cli.query import interruptible, shell_option
 from vlmtrace.errors import ProcessorError, TraceFormatError, VlmtraceError
-from vlmtrace.formats.drawn import Drawn
 from vlmtrace.report.cells import clean
 from vlmtrace.viewer.checks import Check, checked, is_ours, is_perfetto
 from vlmtrace.viewer.processor import TraceProcessor, new
@@ -48,6 +47,8 @@ def check(traces: tuple[Path, ...], form: str, shell: Path | None) -> None:
 
 
 def _checks(processor: TraceProcessor, path: Path) -> list[Check]:
+    from vlmtrace.formats.drawn import Drawn
+
     try:
         processor.load(path)
     except ProcessorError as error:

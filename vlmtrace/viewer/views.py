@@ -49,8 +49,8 @@ _FULL: Final = " ".join(
 _STAGE: Final = f"coalesce({_argument('name')}, CASE s.name {_FULL} ELSE s.name END)"
 _HOST_END: Final = f"($ORIGIN + {_argument('host_end')})"
 _TIMES: Final = {
-    "ts": ("s.ts", "when it began"),
-    "dur": ("s.dur", "how long it took"),
+    "ts": ("s.ts", "when it began, ns"),
+    "dur": ("s.dur", "how long it took, ns"),
     "ms": ("s.dur / 1e6", "the same in ms"),
 }
 _GENERATION: Final = {"generation": (_argument("generation"), "number of the generation")}
@@ -118,7 +118,7 @@ _GENERATIONS: Final = View(
 
 _STAGES: Final = View(
     "vlm_stage",
-    "one stage: `vision`, `prefill`, `decode`, `decode.step`, `decode.gap`, `other.setup`, `preprocess`, …",
+    "one stage: `vision`, `prefill`, `decode`, `decode.step`, `decode.gap`, `other.setup`, `preprocess` and so on",
     {
         "stage": (_STAGE, "full name of the stage; steps and gaps are rows of their own and lie inside `decode`"),
         **_GENERATION,
@@ -141,7 +141,7 @@ _STEPS: Final = View(
         **_TIMES,
         **_LEAD,
         "kv": (_argument("kv"), "length of the KV cache, where it is known"),
-        "tokens": (_argument("tokens"), "tokens appended before it, where they are not one a step"),
+        "tokens": (_argument("tokens"), "tokens appended before it"),
         "proposed": (_argument("proposed"), "assisted decoding: tokens that it was given to judge"),
         "accepted": (_argument("accepted"), "assisted decoding: tokens that it let pass"),
         "itl": ("after.ts - before.ts", "from the token mark before it to the one after it, ns"),
@@ -178,11 +178,11 @@ _KERNELS: Final = View(
         "launched_by": (_argument("call"), "the CUDA call that launched it, such as `cudaLaunchKernel`"),
         "launch_ts": (
             f"CASE WHEN {_argument('call')} IS NOT NULL THEN $ORIGIN + {_argument('host_begin')} END",
-            "when that call began",
+            "when that call began, ns",
         ),
         "launch_dur": (
             f"CASE WHEN {_argument('call')} IS NOT NULL THEN {_argument('host_end')} - {_argument('host_begin')} END",
-            "how long that call took",
+            "how long that call took, ns",
         ),
         "unattributed": (_argument("unattributed"), "why it belongs to no stage, where it does not"),
     },
