@@ -73,15 +73,18 @@ def _leading_number(text: str) -> str:
 
 
 _TOKENS: Final = (
-    f"(SELECT t.ts, {_argument('generation', 't')} AS generation, {_argument('token', 't')} AS number "
-    "FROM slice AS t WHERE t.category = 'token')"
+    "CREATE TABLE vlm_tokens (generation INT, number INT, ts INT, PRIMARY KEY (generation, number)) WITHOUT ROWID",
+    "INSERT OR IGNORE INTO vlm_tokens SELECT generation, number, ts FROM ("
+    f"SELECT {_argument('generation', 't')} AS generation, {_argument('token', 't')} AS number, t.ts "
+    "FROM slice AS t WHERE t.category = 'token') WHERE generation IS NOT NULL AND number IS NOT NULL",
 )
+"""Token marks by their number: a join that had to look for them would take time by the square of the steps."""
 
 
 def _token(which: str, number: str) -> str:
     """Joins a token mark, as ``which``, to the generation or step ``s``."""
     return (
-        f"LEFT JOIN {_TOKENS} AS {which} ON {which}.generation = {_argument('generation')} "
+        f"LEFT JOIN vlm_tokens AS {which} ON {which}.generation = {_argument('generation')} "
         f"AND {which}.number = {number}"
     )
 
@@ -202,6 +205,8 @@ def make_views(processor: TraceProcessor) -> None:
     """
     root = "debug" if processor.value("SELECT count(*) FROM slice WHERE category = 'vlmtrace.document'") else "args"
     origin = _origin(processor, root)
+    for statement in _TOKENS:
+        processor.query(statement.replace("$ROOT", root))
     for view in VIEWS:
         processor.query(view.sql(root, origin))
 
