@@ -12,9 +12,11 @@ each generation, all composed into a Recording, summarised, written to `.pftrace
 `--clock device` puts a made-up device behind the marks, 20 µs late and 20 ppm fast, so that aligning its clock, arrows
 and the counter of the lead are in the figures; the elapsed times then cost what they cost here, not on a GPU.
 
-Each size is run in processes of its own: one that records and writes, one that only loads (it never imports torch), and
-one under tracemalloc, for the bytes by span that Python holds. Peaks are the largest resident set of a process, torch
-included. Times are elapsed ones, those of the processor beside them: on a machine that does other things they differ.
+Each size is run in processes of its own: one that records and writes, one that only loads (it never imports torch), one
+under tracemalloc, for the bytes by span that Python holds, and one in which Perfetto's own importer reads the trace and
+every slice that it finds is compared with what was recorded (`vlmtrace check`; needs the extra `query`). Peaks are the
+largest resident set of a process, torch included. Times are elapsed ones, those of the processor beside them: on a
+machine that does other things they differ.
 """
 
 from __future__ import annotations
@@ -145,10 +147,33 @@ def memory_part(options: argparse.Namespace) -> dict[str, Any]:
     return {"bytes_per_span_marked": marked / spans, "bytes_per_span_recorded": held / spans}
 
 
+def check_part(options: argparse.Namespace) -> dict[str, Any]:
+    """Only have Perfetto's importer read it, and compare all that it finds with what was recorded."""
+    import vlmtrace
+    from vlmtrace.formats.drawn import Drawn
+    from vlmtrace.viewer.checks import checked, is_perfetto
+    from vlmtrace.viewer.processor import opened
+
+    spent = Spent()
+    with spent.on("import"):
+        processor = opened(options.trace)
+    with spent.on("compare"):
+        drawn = Drawn(vlmtrace.load(options.trace), chrome=not is_perfetto(processor))
+        found = list(checked(processor, drawn))
+    return {
+        "imported_slices": next(one.counted for one in found if one.name == "slices"),
+        "problems": [f"{one.name}: {one.problem}" for one in found if one.problem is not None],
+        "import_seconds": spent.seconds["import"],
+        "compare_seconds": spent.seconds["compare"],
+        "check_peak_mb": peak_mb(),
+    }
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "record": record_part,
     "load": load_part,
     "memory": memory_part,
+    "check": check_part,
 }
 
 
@@ -331,6 +356,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a line for each size. Seconds by phase (elapsed; the sum of them also on the processor), MB, bytes."""
     heads = ["Spans", *(phase.capitalize() for phase in PHASES), "Sum", "Sum, processor", "Peak MB", "Load", "Peak MB"]
     heads += ["Bytes by span: marked", "recorded", "on disk", "Same when loaded"]
+    heads += ["Slices in Perfetto", "Import", "Compare", "Peak MB", "As recorded"]
     lines = ["| " + " | ".join(heads) + " |", "| " + " | ".join("---:" for _ in heads) + " |"]
     for row in rows:
         seconds, used = row["seconds"], row["processor_seconds"]
@@ -339,6 +365,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells += [f"{row['load_seconds']:.2f}", f"{row['load_peak_mb']:.0f}"]
         cells += [f"{row[key]:.0f}" for key in ("bytes_per_span_marked", "bytes_per_span_recorded")]
         cells += [f"{row['file_bytes'] / row['spans']:.0f}", "yes" if row["same_when_loaded"] else "NO"]
+        cells += [f"{row['imported_slices']:,}", f"{row['import_seconds']:.2f}", f"{row['compare_seconds']:.2f}"]
+        cells += [f"{row['check_peak_mb']:.0f}", "NO" if row["problems"] else "yes"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

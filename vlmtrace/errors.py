@@ -14,6 +14,7 @@ __all__ = [
     "InvalidRecordingError",
     "LimitExceededError",
     "NotComparableError",
+    "ProcessorError",
     "TraceFormatError",
     "UsageError",
     "VlmtraceError",
@@ -59,6 +60,10 @@ class NotComparableError(VlmtraceError):
     """Two recordings are not of the same work, so that a difference between them would tell nothing."""
 
     exit_code = EXIT_INCONCLUSIVE
+
+
+class ProcessorError(VlmtraceError):
+    """Perfetto's trace processor is not here, or refused a trace or a query."""
 
 
 class TraceFormatError(VlmtraceError):

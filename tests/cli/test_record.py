@@ -64,7 +64,7 @@ def test_the_demo_writes_a_trace_shows_the_stages_and_names_the_next_command(typ
         assert stage in typed.out
     said = typed.err.strip().splitlines()
     assert said[-2].startswith("Wrote demo-001.pftrace (")
-    assert said[-1] == "Next: vlmtrace summary demo-001.pftrace · or drag it into https://ui.perfetto.dev"
+    assert said[-1] == "Next: vlmtrace open demo-001.pftrace"
 
 
 def test_every_repeat_does_the_whole_request(type_in, folder: Path) -> None:

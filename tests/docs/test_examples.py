@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 
 import vlmtrace
+from tests import synthetic
 from tests.docs.markdown import ROOT, Block, blocks
-from tests.importer import TraceProcessor
+from tests.kernels import with_kernels
 from tests.nsight.installation import install
 from tests.saved_models import saved
 from vlmtrace.capture import demo, loading
 from vlmtrace.cli import boundary
 from vlmtrace.cli.main import vlmtrace as command_line
+from vlmtrace.viewer import processor
+from vlmtrace.viewer.processor import TraceProcessor
+from vlmtrace.viewer.views import make_views
 
 NOT_HERE = {
     "pip": "needs the network, and would change this environment",
@@ -131,23 +135,36 @@ def test_only_recordings_of_models_are_made_short() -> None:
 
 
 @pytest.fixture(scope="module")
-def importer(ready: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], TraceProcessor]:
-    """Perfetto's trace processor with a trace made here, or with one from a GPU."""
-    path = tmp_path_factory.mktemp("queries") / "demo.pftrace"
+def traces(ready: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, TraceProcessor]:
+    """Perfetto's trace processor with a trace made here, with one from a GPU, and with one that has kernels."""
+    folder = tmp_path_factory.mktemp("queries")
     with vlmtrace.trace(ready["model"]) as session:
         ready["model"].generate(**ready["inputs"], max_new_tokens=4)
-    session.save(path)
-    opened = {False: TraceProcessor(path), True: TraceProcessor(GPU_TRACE)}
-    return opened.__getitem__
+    session.save(folder / "demo.pftrace")
+    vlmtrace.save(with_kernels(synthetic.recording()), folder / "paired.pftrace")
+    opened = {
+        "here": processor.opened(folder / "demo.pftrace"),
+        "gpu": processor.opened(GPU_TRACE),
+        "kernels": processor.opened(folder / "paired.pftrace"),
+    }
+    for one in opened.values():
+        make_views(one)
+    return opened
 
 
 @pytest.mark.parametrize("block", blocks("sql"), ids=str)
-def test_a_query_finds_something(block: Block, importer: Callable[[bool], TraceProcessor]) -> None:
-    assert importer(True).query(block.text)
-    assert bool(importer(False).query(block.text)) is ("gpu" not in block.words)
+def test_a_query_finds_something_where_it_says_that_there_is_something(
+    block: Block, traces: dict[str, TraceProcessor]
+) -> None:
+    wanted = set(traces)
+    if "gpu" in block.words:
+        wanted = {"gpu", "kernels"}
+    if "kernels" in block.words:
+        wanted = {"kernels"}
+    assert {name for name, one in traces.items() if list(one.query(block.text))} == wanted
 
 
 def test_there_are_examples_of_every_kind() -> None:
     assert len(PAGES) >= 3
     assert len(CONSOLE) >= 8
-    assert len(blocks("sql")) >= 4
+    assert len(blocks("sql")) >= 9

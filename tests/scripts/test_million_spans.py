@@ -48,6 +48,14 @@ def test_every_phase_is_in_the_table_and_the_sum_is_theirs(printed: tuple[dict, 
     assert cells["Same when loaded"] == "yes"
 
 
+def test_perfetto_finds_every_slice_that_was_recorded(printed: tuple[dict, str]) -> None:
+    kept, text = printed
+    (row,) = kept["rows"]
+    assert row["problems"] == []
+    assert row["imported_slices"] > row["spans"]
+    assert text.splitlines()[-1].endswith("| yes |")
+
+
 def test_memory_is_that_of_columns_and_the_peak_includes_what_was_there(printed: tuple[dict, str]) -> None:
     """A recorded span is ten integers of eight bytes; what a process holds beside the spans counts at this size too."""
     (row,) = printed[0]["rows"]

@@ -30,12 +30,15 @@ class Shown:
     tree: tuple[tuple[int, str], ...]
     import_errors: int
     page_errors: tuple[str, ...]
+    elsewhere: tuple[str, ...]
     selected: dict[str, Any] | None
     picture: Path
 
 
-def show(trace: Path, picture: str, *options: str) -> Shown:
+def show(trace: Path | str, picture: str, *options: str) -> Shown:
     """Open ``trace`` in the UI and leave the picture ``picture`` (a file name) under :data:`PICTURES`.
+
+    ``trace`` may be the address of a UI that is served with it.
 
     Raises:
         UiRefusedError: the UI did not load the trace, or the program cannot run.
@@ -53,6 +56,7 @@ def show(trace: Path, picture: str, *options: str) -> Shown:
         tree=tuple(_flat(answer["tree"])),
         import_errors=answer["importErrors"],
         page_errors=tuple(answer["pageErrors"]),
+        elsewhere=tuple(answer["elsewhere"]),
         selected=answer["selected"],
         picture=out,
     )

@@ -7,7 +7,10 @@ import sys
 import click
 
 from vlmtrace.cli import boundary
+from vlmtrace.cli.check import check
+from vlmtrace.cli.open import open_trace
 from vlmtrace.cli.pair import pair
+from vlmtrace.cli.query import query
 from vlmtrace.cli.record import record
 from vlmtrace.cli.report import report
 from vlmtrace.cli.summary import summary
@@ -32,7 +35,10 @@ def vlmtrace(context: click.Context, debug: bool) -> int:
     return EXIT_USAGE
 
 
+vlmtrace.add_command(check)
+vlmtrace.add_command(open_trace)
 vlmtrace.add_command(pair)
+vlmtrace.add_command(query)
 vlmtrace.add_command(record)
 vlmtrace.add_command(report)
 vlmtrace.add_command(summary)

@@ -45,7 +45,7 @@ def pair(files: tuple[Path, ...], output: str | None, *, force: bool, nsys_path:
     written = place.write(paired)
     if written is not None:
         talk.say(f"Wrote {written} ({bytes_text(written.stat().st_size)})")
-        talk.say(f"Next: vlmtrace summary --kernels {written} · or drag it into https://ui.perfetto.dev")
+        talk.say(f"Next: vlmtrace summary --kernels {written} · vlmtrace open {written}")
 
 
 def _beside(file: Path) -> Path:

@@ -41,7 +41,7 @@ def record(context: click.Context, /, **given: Any) -> int:
     vlmtrace record --model ID|FOLDER --image cat.jpg --prompt "What is this?"
     vlmtrace record -- script.py args | -m module args | python script.py args
 
-    The trace opens in https://ui.perfetto.dev. A program runs unchanged, and its exit code is passed on.
+    vlmtrace open shows the trace in the Perfetto UI. A program runs unchanged, and its exit code is passed on.
     """
     record_options.check_one_way_in(context, given)
     record_options.check_nsys(given)
@@ -237,4 +237,4 @@ def _deliver(recording: Recording, place: destination.Destination, given: Mappin
         return
     talk.say("")
     talk.say(f"Wrote {written} ({bytes_text(written.stat().st_size)})")
-    talk.say(f"Next: vlmtrace summary {written} · or drag it into https://ui.perfetto.dev")
+    talk.say(f"Next: vlmtrace open {written}")

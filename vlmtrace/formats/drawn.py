@@ -1,0 +1,53 @@
+"""Drawn: what a recording's trace shows, as a reader of the trace has to find it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from vlmtrace.formats.layout import layout_of
+from vlmtrace.formats.perfetto import DOCUMENT_CATEGORY
+from vlmtrace.formats.slices import DERIVED, earliest, series, slices
+from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import Recording
+
+__all__ = ["Drawn"]
+
+
+class Drawn:
+    """The slices, arrows and samples of ``recording`` in a Perfetto or, with ``chrome``, a JSON trace.
+
+    Times are ns as the file counts them. Everything is ascending by its first time, and made anew at each iteration: a
+    recording may hold millions.
+    """
+
+    def __init__(self, recording: Recording, *, chrome: bool) -> None:
+        self._recording, self._layout, self._chrome = recording, layout_of(recording), chrome
+        self._start = earliest(recording, self._layout)
+        self._base = min(self._start, recording.origin_ns, *(() if chrome else (0,)))
+
+    def slices(self) -> Iterator[tuple[int, int, str, str]]:
+        """Begin, duration, title and category of every slice, and of the instant that tells what was recorded."""
+        facts = (self._start - self._base, 0, names.RECORDING, DERIVED if self._chrome else DOCUMENT_CATEGORY)
+        drawn = (
+            (one.begin - self._base, one.end - one.begin, one.title, one.category)
+            for one in slices(self._recording, self._layout)
+        )
+        return chain((facts,), drawn)
+
+    def arrows(self) -> Iterator[tuple[int, str, int, str]]:
+        """Of every arrow: begin and title of the slice it leads to, and of the launch it comes from."""
+        launched: dict[int, tuple[int, str]] = {}
+        for one in slices(self._recording, self._layout):
+            if one.flow is None:
+                continue
+            if one.derived:
+                launched[one.flow] = (one.begin - self._base, one.title)
+            else:
+                yield (one.begin - self._base, one.title, *launched.pop(one.flow))
+
+    def samples(self) -> list[tuple[int, float]]:
+        """Time and value of every sample of every counter."""
+        every = series(self._recording, self._layout)
+        pairs = chain.from_iterable(zip(one.times, one.values, strict=True) for one in every)
+        return sorted((time - self._base, float(value)) for time, value in pairs)
