@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlmtrace.api import Session, audit_syncs, install, load, pair, render, save, span, tag, trace
+    from vlmtrace.api import Session, audit_syncs, install, load, pair, profile_kernels, render, save, span, tag, trace
     from vlmtrace.errors import VlmtraceError
     from vlmtrace.timeline.recording import Recording
 
@@ -17,6 +17,7 @@ __all__ = [
     "install",
     "load",
     "pair",
+    "profile_kernels",
     "render",
     "save",
     "span",

@@ -80,11 +80,15 @@ def active() -> Recorder | None:
 class Recorder:
     """Records generations between ``start()`` and ``stop()``; a context manager does both.
 
+    ``domain`` is told of ranges as an NVTX domain is; without it, NVTX is where a tool listens.
+
     Raises:
         VlmtraceError: from ``start()`` if another recorder is running: two would count each other's work.
     """
 
-    def __init__(self, options: RecorderOptions, models: Sequence[nn.Module] | None = None) -> None:
+    def __init__(
+        self, options: RecorderOptions, models: Sequence[nn.Module] | None = None, domain: Any | None = None
+    ) -> None:
         self.options = options
         self.role: str | None = None
         self.tags: dict[str, Json] = {}
@@ -94,7 +98,8 @@ class Recorder:
         self.ended: list[Ended] = []
         self.batching = 0
         self.texts: list[str] = list(names.KINDS)
-        domain = attached_nvtx_domain() if options.nvtx else None
+        if domain is None and options.nvtx:
+            domain = attached_nvtx_domain()
         self.lanes = Lanes(self.texts.__getitem__, domain, waits=options.slowest is None)
         self.surroundings = Surroundings(self.lanes, self.texts, keep_text=options.keep_text)
         self.plans = Plans(options.detail, options.stages)

@@ -18,7 +18,7 @@ __all__ = ["NO_KERNELS", "SHOWN", "kernel_sections"]
 SHOWN: Final = 5
 """How many kernels of each stage are shown; the JSON has more of them."""
 
-NO_KERNELS: Final = "it holds no kernels: pair it with a report, vlmtrace pair TRACE REPORT"
+NO_KERNELS: Final = "it holds no kernels: record with --kernels, or pair it with a report, vlmtrace pair TRACE REPORT"
 
 _LONGEST_NAME: Final = 36
 _LONGEST_FULL_NAME: Final = 240
@@ -34,17 +34,21 @@ def kernel_sections(summary: Summary) -> list[Section]:
     if found is None:
         return [Section("kernels", lines=((NO_KERNELS,),))]
     labels = _labels(found.stages)
-    made = [_stages(found, summary.counts.generations), _longest(found.stages, labels), _full_names(labels)]
+    made = [_stages(found), _longest(found.stages, labels), _full_names(labels)]
     made += [_copies(found.stages), _agreement(found)]
     if summary.inflation is not None:
         made.append(_inflation(summary.inflation))
     return [section for section in made if section is not None]
 
 
-def _stages(found: Kernels, generations: int) -> Section:
+def _stages(found: Kernels) -> Section:
     pairing, aside = found.pairing, sum(found.unattributed.values())
     lines = [
-        (clean(pairing.report), f"Nsight Systems {clean(pairing.product, 32)}", _generations(generations)),
+        (
+            clean(pairing.report),
+            f"{clean(pairing.tool, 32)} {clean(pairing.product, 32)}",
+            _generations(found.generations),
+        ),
         (f"{found.attributed:,} in stages + {aside:,} unattributed = {pairing.kernels:,} kernels in the report",),
     ]
     if found.unattributed:
