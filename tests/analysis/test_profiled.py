@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from array import array
+from collections import Counter as Tally
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from vlmtrace.nsight.torch_trace import report_of
 from vlmtrace.report import render
 from vlmtrace.report.pairing import pairing_text
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import KERNELS, PROFILED, TIMED, Recording
+from vlmtrace.timeline.recording import KERNELS, PROFILED, TIMED, Counter, Recording
 from vlmtrace.timeline.spans import SpansBuilder
 
 OFFSET = 123_456_789_000
@@ -48,8 +49,8 @@ def profiled(*, marks: bool = True, shape: Shape = SLOW, device: int | None = 0)
     return with_profile(timed(device), further, report_of(around(further, OFFSET, marks=marks), "2.13.0"))
 
 
-def operations(recording: Recording) -> Counter[tuple[int | None, object]]:
-    return Counter(
+def operations(recording: Recording) -> Tally[tuple[int | None, object]]:
+    return Tally(
         (span.generation, span.args.get("stage", span.args.get("unattributed")))
         for span in recording.spans
         if recording.tracks[span.track].kind == KERNELS
@@ -122,6 +123,16 @@ def test_what_was_found_is_told_in_words() -> None:
     text = pairing_text(made, made.pairing)
     assert "12 of 12 kernels lie in a stage" in text
     assert "report of torch.profiler 2.13.0" in text
+
+
+def test_counters_go_on_through_the_profiled_generation() -> None:
+    further = later(synthetic.recording(SLOW))
+    at = array("q", [synthetic.ORIGIN, synthetic.ORIGIN + MS])
+    late = array("q", [time + LATER for time in at])
+    plain = replace(timed(), counters=(Counter("KV cache", "bytes", 0, at, array("q", [1, 2])),))
+    others = (Counter("KV cache", "bytes", 0, late, array("q", [3, 4])), Counter("new", "", None, late, at))
+    made = with_profile(plain, replace(further, counters=others), report_of(around(further, OFFSET), "2"))
+    assert made.counters == (Counter("KV cache", "bytes", 0, at + late, array("q", [1, 2, 3, 4])), others[1])
 
 
 def test_without_a_timed_generation_a_profiled_one_is_counted_no_more() -> None:

@@ -7,12 +7,13 @@ generations then stand behind the others, with a role that no statistic counts.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import replace
 
 from vlmtrace.analysis.pairing import pair
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.nsight.report import Report
-from vlmtrace.timeline.recording import PROFILED, Cost, Recording, TracedModel, Track
+from vlmtrace.timeline.recording import PROFILED, Cost, Counter, Recording, TracedModel, Track
 from vlmtrace.timeline.spans import SpansBuilder
 from vlmtrace.timeline.validation import validate
 
@@ -72,11 +73,24 @@ def _joined(first: Recording, second: Recording) -> Recording:
             models=tuple(models),
             tracks=tuple(tracks),
             spans=spans,
+            counters=_continued(first.counters, second.counters),
             clocks=(*first.clocks, *(replace(clock, generation=clock.generation + count) for clock in second.clocks)),
             cost=_added(first.cost, second.cost),
             pairing=second.pairing,
         )
     )
+
+
+def _continued(first: Sequence[Counter], second: Sequence[Counter]) -> tuple[Counter, ...]:
+    """The counters of both; one that both have goes on."""
+    made = {(one.name, one.unit, one.device): one for one in first}
+    for one in second:
+        key = one.name, one.unit, one.device
+        known = made.get(key)
+        made[key] = (
+            one if known is None else replace(one, times=known.times + one.times, values=known.values + one.values)
+        )
+    return tuple(made.values())
 
 
 def _random(recording: Recording) -> bool:

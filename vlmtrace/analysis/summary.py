@@ -58,7 +58,8 @@ class Tracing:
     ``cost_share``: host time spent in marks and ranges / host wall of the counted generations. ``waits``: added waits
     per generation; both ``None`` where nothing was marked. ``clock_bound``: median bound in ns, ``None`` on the host's
     clock. ``path``: how marks were taken. ``added``: what it added in pairs of requests with and without it, ``None``
-    where none were made. ``lowered``: why the detail is not the one asked for.
+    where none were made. ``lowered``: why the detail is not the one asked for. ``samples``: how often NVML was asked
+    about the GPUs; ``sample_ns``: the host's ns that it took each time, ``None`` where it was not asked.
     """
 
     cost_share: float | None
@@ -67,6 +68,8 @@ class Tracing:
     path: str
     added: Overhead | None
     lowered: Lowered | None
+    samples: int = 0
+    sample_ns: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +235,8 @@ def _tracing(recording: Recording, chosen: Sequence[Measured]) -> Tracing:
         path=cost.path,
         added=added(recording.overhead),
         lowered=recording.lowered,
+        samples=cost.samples,
+        sample_ns=ratio(cost.sampling_ns, cost.samples),
     )
 
 

@@ -95,7 +95,7 @@ class KernelProfile:
     """
 
     def __init__(self, models: Sequence[nn.Module] | None, options: RecorderOptions) -> None:
-        self.recorder = Recorder(replace(options, name="kernels"), models, ProfilerDomain())
+        self.recorder = Recorder(replace(options, name="kernels", sample_gpu=None), models, ProfilerDomain())
         self.recorder.role = PROFILED
         self._profile: Any = None
         self._open = ExitStack()

@@ -44,7 +44,8 @@ class Observed:
     ``mark`` tells of a boundary. ``detailed`` says whether the layers of the forward in progress are told: those of a
     prefill are, and those of one step in ``every``. ``answers`` are the (prompt length, token ids) of each loop that
     has ended; ``prompt_tokens`` is the first one's. ``proposed`` has how many tokens each forward of a drafted loop was
-    to judge. ``outer`` is the generation that this one is a helper in, if it is one: see :func:`aside`.
+    to judge. ``cache`` is the KV cache that a forward was given first, until the generation has ended. ``outer`` is the
+    generation that this one is a helper in, if it is one: see :func:`aside`.
     """
 
     mark: Mark
@@ -61,6 +62,7 @@ class Observed:
     projected_tokens: int = 0
     mode: str = "eager"
     generation_config: Any = None
+    cache: Any = None
     proposed: list[int] = field(default_factory=list)
     answers: list[tuple[int, torch.Tensor]] = field(default_factory=list)
     outer: Observed | None = None

@@ -55,9 +55,13 @@ def record(context: click.Context, /, **given: Any) -> int:
     loading.check_installed()
     if given["nsys"]:
         return record_nsys.record_under_nsys(context, given, talk)
+    from vlmtrace.capture import gpu_sampler
+
     given["handover"] = state.handover
     if given["dry_run"]:
         return _dry_run(given, talk)
+    if given["sample_gpu"] is not None:
+        gpu_sampler.check()
     if given["command"]:
         return _record_program(given, facts, talk)
     return _record_model(given, facts, talk)
@@ -239,6 +243,7 @@ def _recorder_options(name: str, given: Mapping[str, Any]) -> RecorderOptions:
         detail=given["detail"],
         stages=record_options.stage_paths(given),
         keep_text=given["keep_text"],
+        sample_gpu=given["sample_gpu"],
     )
 
 

@@ -123,6 +123,12 @@ def trace_options(command: C) -> C:
             help="Afterwards ask in pairs, with and without tracing, and tell what it adds.",
         ),
         click.option(
+            "--sample-gpu",
+            type=click.IntRange(1, 100),
+            metavar="HZ",
+            help="Ask NVML for utilisation, clock, power and temperature of the GPU, HZ times a second.",
+        ),
+        click.option(
             "--max-overhead",
             callback=_parts_per_million,
             metavar="P%",

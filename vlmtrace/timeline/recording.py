@@ -202,7 +202,8 @@ class Cost:
 
     ``mark_ns`` and ``range_ns`` are the calibrated costs of one mark and one NVTX range; ``waits`` the waits added
     inside or right after ``generate()``; ``anchor_waits`` those taken outside of it to align the clocks.
-    ``path`` names the way events are recorded.
+    ``path`` names the way events are recorded. ``samples`` is how often NVML was asked about the GPUs while they were
+    sampled, by a thread of its own, and ``sampling_ns`` how much of the host's time that took in all.
     """
 
     path: str
@@ -213,6 +214,8 @@ class Cost:
     mark_ns: int
     range_ns: int
     host_ns: tuple[int, ...]
+    samples: int = 0
+    sampling_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
