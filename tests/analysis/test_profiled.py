@@ -117,6 +117,13 @@ def test_the_kernels_that_are_counted_are_the_profiled_generations() -> None:
     assert "Nsight" not in text
 
 
+def test_a_baseline_tells_what_the_profiler_cost() -> None:
+    text = render(summarise(profiled(), synthetic.recording()), views=("kernels",))
+    assert "1 generation under torch.profiler, 1 without" in text
+    assert "how much torch.profiler inflated the stage" in text
+    assert "+30.000" in text  # a vision of 60 ms that takes 30 ms without
+
+
 def test_what_was_found_is_told_in_words() -> None:
     made = profiled()
     assert made.pairing is not None
