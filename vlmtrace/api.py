@@ -22,6 +22,7 @@ from vlmtrace.timeline.recording import DETAILS, Json, Recording
 if TYPE_CHECKING:
     from torch import nn
 
+    from vlmtrace.capture.kernel_profile import KernelProfile
     from vlmtrace.capture.recorder import Recorder
     from vlmtrace.capture.ring import Kept
     from vlmtrace.capture.sync_audit import SyncAudit
@@ -33,12 +34,14 @@ __all__ = [
     "install",
     "load",
     "pair",
+    "profile_kernels",
     "render",
     "report_page",
     "save",
     "span",
     "tag",
     "trace",
+    "with_kernels",
 ]
 
 P = ParamSpec("P")
@@ -209,6 +212,69 @@ def audit_syncs(
         from vlmtrace.capture import sync_audit
     sync_audit.check_device(sync_audit.device_of(model))
     return sync_audit.SyncAudit(None if model is None else [model], _paths(stages))
+
+
+class Profiled:
+    """Generations that a profiler watches, and what becomes of them. Made by :func:`profile_kernels`."""
+
+    def __init__(self, profile: KernelProfile) -> None:
+        self._profile = profile
+
+    def __enter__(self) -> Profiled:
+        self._profile.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._profile.__exit__(*raised)
+
+    def onto(self, recording: Recording) -> Recording:
+        """``recording`` with these generations behind its own, their kernels and copies each in its stage.
+
+        Raises:
+            VlmtraceError: while the ``with`` block is open; or the profiler saw no kernels, or no generation.
+        """
+        return with_kernels(recording, self._profile)
+
+
+def profile_kernels(
+    model: nn.Module | None = None,
+    *,
+    detail: str = "stage",
+    stages: Mapping[str, str | tuple[str, ...]] | None = None,
+) -> Profiled:
+    """See the kernels of every ``generate()`` of ``model`` inside a ``with`` block, with torch.profiler.
+
+    They run slower than they otherwise would, and so does what comes after them in this process: time them in a
+    :func:`trace` of their own, before; ``profile.onto(session.recording)`` then puts both together. The generations
+    inside have the role ``profiled``, and no statistic counts their times. Call ``generate()`` on the thread that
+    enters the block.
+
+    Raises:
+        UsageError: without a CUDA device, for an unknown detail, or for a stage path that the model does not have.
+        VlmtraceError: if torch or transformers is missing; on entry, if a recording is running.
+    """
+    with _needing_record_extra():
+        from vlmtrace.capture import kernel_profile
+        from vlmtrace.capture.recorder import RecorderOptions
+        from vlmtrace.capture.sync_audit import device_of
+    kernel_profile.check_device(device_of(model))
+    options = RecorderOptions("kernels", _detail(detail), _paths(stages))
+    return Profiled(kernel_profile.KernelProfile(None if model is None else [model], options))
+
+
+def with_kernels(recording: Recording, profile: KernelProfile) -> Recording:
+    """``recording`` with the generations that ``profile`` holds, and with their kernels and copies.
+
+    Raises:
+        VlmtraceError: the profiler saw no kernels, or no generation; or the temporary folder cannot be written.
+    """
+    from vlmtrace.analysis import profiled
+    from vlmtrace.nsight import torch_trace
+
+    further = profile.recording
+    with tempfile.TemporaryDirectory(prefix="vlmtrace-") as folder:
+        report = torch_trace.read(profile.save(Path(folder)), str(recording.environment.get("torch")))
+    return profiled.with_profile(recording, further, report)
 
 
 def _detail(detail: str) -> str:

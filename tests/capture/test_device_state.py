@@ -44,7 +44,7 @@ class FakeNvml:
 
 def use(monkeypatch: pytest.MonkeyPatch, mask: int) -> None:
     nvml = FakeNvml(mask)
-    monkeypatch.setattr(device_state, "_nvml", lambda _device: (nvml, "handle"))
+    monkeypatch.setattr(device_state, "nvml_of", lambda _device: (nvml, "handle"))
 
 
 def test_what_holds_the_clock_down_is_named_and_idleness_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_a_gpu_that_does_not_answer_tells_nothing(monkeypatch: pytest.MonkeyPatc
 def test_the_allocators_counters_are_differences_and_its_bytes_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     stats = SimpleNamespace(now={"num_alloc_retries": 3, "segment.all.allocated": 10, "allocated_bytes.all.peak": 5})
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda _device: dict(stats.now))
-    monkeypatch.setattr(device_state, "_nvml", lambda _device: (None, None))
+    monkeypatch.setattr(device_state, "nvml_of", lambda _device: (None, None))
     state = DeviceState(0)
     stats.now |= {"num_alloc_retries": 5, "segment.all.allocated": 11, "allocated_bytes.all.peak": 9}
     assert state.change() == {

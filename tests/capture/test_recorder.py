@@ -20,6 +20,7 @@ from tests.capture.fake_nvtx import FakeDomain
 from tests.capture.fakes import FakeDevice, FakeHost
 from tests.models import NAMES, Tiny, build
 from vlmtrace.capture import lanes, recorder, tape
+from vlmtrace.capture.gpu_sampler import GpuSampler
 from vlmtrace.capture.plans import Plans
 from vlmtrace.capture.recorder import Recorder, RecorderOptions
 from vlmtrace.errors import UsageError, VlmtraceError
@@ -562,3 +563,24 @@ def test_a_device_that_is_lost_leaves_the_host_times_and_says_so(fake: Fake, mon
         generate(tiny)
     assert session.recording.generations[0].error is None
     assert session.recording.generations[1].error == "device times lost: device-side assert"
+
+
+def test_counters_of_a_device_are_of_the_device_that_the_generation_ran_on(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[int] = []
+    monkeypatch.setattr(GpuSampler, "watch", lambda _sampler, device: watched.append(device))
+    held = iter(range(100, 200))
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda _device: {"allocated_bytes.all.current": next(held)})
+    tiny = build("llava")
+    with Recorder(RecorderOptions("tiny", sample_gpu=10), [tiny.model]) as made:
+        for _ in range(2):
+            generate(tiny)
+    recording = made.finish()
+
+    assert watched == [0, 0]
+    counters = {one.name: one for one in recording.counters}
+    spans = [recording.generate_span(one) for one in recording.generations]
+    assert list(counters["allocated"].times) == [time for span in spans for time in (span.begin, span.end)]
+    assert list(counters["allocated"].values) == [100, 101, 102, 103]
+    assert (counters["allocated"].device, counters["KV cache"].device) == (0, 0)

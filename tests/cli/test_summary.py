@@ -123,7 +123,8 @@ def test_a_trace_without_kernels_is_one_line_that_says_how_to_get_them(type_in, 
 
     assert (typed.code, typed.out) == (1, "")
     assert typed.err == (
-        "vlmtrace: error: 'plain.pftrace' holds no kernels: pair it with a report, vlmtrace pair TRACE REPORT\n"
+        "vlmtrace: error: 'plain.pftrace' holds no kernels: record with --kernels, or pair it with a report, "
+        "vlmtrace pair TRACE REPORT\n"
     )
 
 

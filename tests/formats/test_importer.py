@@ -127,6 +127,7 @@ def test_perfetto_rows_stand_in_the_order_of_the_layout(tmp_path: Path) -> None:
         ("tiny", "Host: MainThread"),
         ("tiny", "Counters"),
         ("Counters", "tokens"),
+        ("Counters", "ITL"),
         ("Counters", "lead"),
         ("tiny", "Recording"),
     ]

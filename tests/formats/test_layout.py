@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import HealthCheck, given, settings
 
@@ -183,12 +184,28 @@ def test_counters_are_shown_with_the_rank_that_knows_their_device() -> None:
 
 def test_tokens_are_counted_for_each_generation_anew() -> None:
     recording = synthetic.recording(Shape(steps=1), Shape(steps=0))
-    tokens, _ = series(recording, layout_of(recording))
+    tokens, *_ = series(recording, layout_of(recording))
     begins = [recording.generate_span(generation).begin for generation in recording.generations]
     marks = [span.begin for span in recording.spans.named(names.TOKEN)]
     assert list(tokens.times) == [begins[0], *marks[:2], begins[1], marks[2]]
     assert list(tokens.values) == [0, 1, 2, 0, 1]
     assert marks[2] > begins[1] + MS
+
+
+def test_latencies_are_what_lies_between_the_token_marks_of_one_generation() -> None:
+    recording = synthetic.recording(Shape(steps=3, gap=1_000_700), Shape(steps=1))
+    found = {one.row.title: one for one in series(recording, layout_of(recording))}
+    marks = [[span.end for span in recording.spans.named(names.TOKEN) if span.generation == at] for at in (0, 1)]
+    begins = [recording.generate_span(one).begin for one in recording.generations]
+    assert list(found["ITL"].times) == [begins[0], *marks[0][1:], begins[1], *marks[1][1:]]
+    waits = [[round((end - before) / 1_000) for before, end in pairwise(own)] for own in marks]
+    assert list(found["ITL"].values) == [0, *waits[0], 0, *waits[1]]
+    assert found["ITL"].row.unit == "µs"
+
+
+def test_where_no_second_token_came_there_is_no_latency() -> None:
+    recording = synthetic.recording(Shape(steps=0), Shape(steps=0))
+    assert [row.title for row in layout_of(recording).rows if row.kind in COUNTERS] == ["tokens", "lead"]
 
 
 def leads(recording: Recording) -> dict[str, list[tuple[int, int]]]:

@@ -109,8 +109,8 @@ class Kernels:
     """The kernels of a paired recording by stage.
 
     Σ ``in_all`` of the stages + Σ ``unattributed`` = ``pairing.kernels``, always. ``outside`` counts by what they were
-    launched in those that are outside of ``generate()``. ``clock_bound`` is the median bound of the counted
-    generations' clocks in ns, ``None`` on the host's clock.
+    launched in those that are outside of ``generate()``. ``generations`` is how many are counted, ``clock_bound`` the
+    median bound of their clocks in ns, ``None`` on the host's clock.
     """
 
     pairing: Pairing
@@ -118,6 +118,7 @@ class Kernels:
     unattributed: Mapping[str, int]
     outside: Mapping[str, int]
     clock_bound: float | None
+    generations: int
 
     @property
     def attributed(self) -> int:
@@ -170,6 +171,7 @@ def kernels(recording: Recording, chosen: Sequence[Measured]) -> Kernels | None:
             if generation == NONE and work.kernels
         },
         clock_bound=median([one.clock_bound for one in chosen if one.clock_bound is not None]),
+        generations=len(chosen),
     )
     aside = sum(made.unattributed.values())
     if made.attributed + aside != pairing.kernels:

@@ -11,9 +11,9 @@ from vlmtrace.analysis.launch import Lead, leads
 from vlmtrace.analysis.metrics import Metrics, measure_metrics
 from vlmtrace.analysis.stages import StageSpans, gather
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import TIMED, Generation, Recording
+from vlmtrace.timeline.recording import PROFILED, TIMED, Generation, Recording
 
-__all__ = ["Measured", "counted", "measure"]
+__all__ = ["Measured", "counted", "measure", "with_kernels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,17 @@ def measure(recording: Recording) -> tuple[Measured, ...]:
 def counted(measured: Sequence[Measured]) -> tuple[Measured, ...]:
     """Those that statistics count: complete, timed, and without the compiler at work in them.
 
-    Where there is none such, the complete and timed ones; where there is none of these either, every complete one.
+    Where there is none such, the complete and timed ones; where there is none of these either, every complete one. The
+    times of a profiled one are never counted.
     """
-    complete = [one for one in measured if one.complete]
+    complete = [one for one in measured if one.complete and one.generation.role != PROFILED]
     timed = [one for one in complete if one.generation.role == TIMED]
     return tuple([one for one in timed if one.compiled_ns == 0] or timed or complete)
+
+
+def with_kernels(measured: Sequence[Measured], chosen: Sequence[Measured]) -> tuple[Measured, ...]:
+    """Those whose kernels statistics count: the profiled ones where there are such, else the ``chosen`` ones."""
+    return tuple(one for one in measured if one.complete and one.generation.role == PROFILED) or tuple(chosen)
 
 
 def _measured(recording: Recording, stages: StageSpans, synced: frozenset[str], compiled_ns: int) -> Measured:

@@ -16,13 +16,13 @@ from itertools import compress
 from typing import Final
 
 from vlmtrace.analysis.attribution import Place, ThreadPlaces, places
-from vlmtrace.analysis.report_clock import Matched, fit_clock, match
+from vlmtrace.analysis.report_clock import Matched, fit_clock, fit_ranges, match
 from vlmtrace.analysis.report_stages import recording_of
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.nsight.report import GRAPH, KERNEL, Report, process_of
 from vlmtrace.timeline import names
 from vlmtrace.timeline.alignment import AffineMap
-from vlmtrace.timeline.recording import COPIES, KERNELS, Pairing, Recording, Track
+from vlmtrace.timeline.recording import COPIES, KERNELS, NSIGHT, Pairing, Recording, Track
 from vlmtrace.timeline.spans import NONE, SpansBuilder
 from vlmtrace.timeline.validation import validate
 
@@ -58,7 +58,7 @@ def pair(recording: Recording, report: Report, name: str) -> Recording:
         raise VlmtraceError(f"'{name}' holds no ranges of vlmtrace", "record it with: nsys profile --trace=cuda,nvtx")
     found = places(report.ranges)
     matched = match(recording, found)
-    clock = fit_clock(matched, report.marks)
+    clock = fit_clock(matched, report.marks) if _tells_marks(report) else fit_ranges(matched)
     return _Pairing(recording, report, found, matched, clock).run(name)
 
 
@@ -72,6 +72,11 @@ def pair_alone(report: Report, name: str) -> Recording:
     found = places(report.ranges)
     clock = AffineMap(report.host_ns or 0, 0, 0, 0, 0)
     return _Pairing(recording, report, found, match(recording, found), clock).run(name)
+
+
+def _tells_marks(report: Report) -> bool:
+    """Whether a report holds the calls that record events. One of Nsight Systems must; others may leave them out."""
+    return report.tool == NSIGHT or len(report.marks.start) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,7 @@ class _Pairing:
             bound_ns=clock.bound_ns,
             kernels=kernels.total(),
             unattributed={reason: reasons[reason] for reason in UNATTRIBUTED if reasons[reason]},
+            tool=self.report.tool,
         )
         return validate(
             replace(

@@ -23,7 +23,7 @@ from vlmtrace.timeline.alignment import MAX_DRIFT_PPB, AffineMap, Constraints, f
 from vlmtrace.timeline.recording import Anchor, Recording
 from vlmtrace.timeline.spans import Span
 
-__all__ = ["Matched", "fit_clock", "match"]
+__all__ = ["Matched", "fit_clock", "fit_ranges", "match"]
 
 _SAME_NS: Final = 100_000
 """Starts of the same stages, counted from the start of their ``generate``, differ by less between trace and report."""
@@ -178,6 +178,22 @@ def fit_clock(matched: Sequence[Matched], marks: Marks) -> AffineMap:
     below = [max(few, key=lambda point: point[0] - point[1]) for few in _runs(below)]
     above = [(anchor.host_after, anchor.device) for anchor in anchors]
     return fit_offset(fit_rate(anchors), anchors[0].device, Constraints(below, above, anchors))
+
+
+def fit_ranges(matched: Sequence[Matched]) -> AffineMap:
+    """The same of a report without these calls: a range begins after its mark's host time, and ends before that.
+
+    Raises:
+        VlmtraceError: no generation has a stage.
+    """
+    pairs = [pair for one in matched for pair in one.pairs]
+    below = [(span.host_begin, start) for span, (start, _) in pairs]
+    above = [(span.host_end, end) for span, (_, end) in pairs if span.name != names.GENERATE]
+    if not above:
+        raise VlmtraceError("the report holds no stage of the recording", "record a generation that comes to its end")
+    below = [max(few, key=lambda point: point[0] - point[1]) for few in _runs(below)]
+    above = [min(few, key=lambda point: point[0] - point[1]) for few in _runs(above)]
+    return fit_offset(fit_rate([]), below[0][1], Constraints(below, above, []))
 
 
 _One = TypeVar("_One")

@@ -12,7 +12,7 @@ from vlmtrace.analysis.findings import find
 from vlmtrace.analysis.inflation import Inflation, inflation
 from vlmtrace.analysis.kernels import Kernels, kernels
 from vlmtrace.analysis.launch import Judgement, judge
-from vlmtrace.analysis.measured import Measured, counted, measure
+from vlmtrace.analysis.measured import Measured, counted, measure, with_kernels
 from vlmtrace.analysis.metrics import visual_tokens
 from vlmtrace.analysis.overhead import Overhead, added
 from vlmtrace.analysis.rows import Range, StageRow, stage_rows
@@ -36,9 +36,9 @@ class Figure:
 class Counts:
     """What was counted: ``left_out`` and ``roles`` count generations by role.
 
-    ``left_out`` has ``warmup``, ``cold``, ``compiling`` and ``incomplete``. ``roles`` are those of the counted
-    ones: other than ``timed`` only where no timed one was complete. The ranges are ``None`` where the recording does
-    not know; ``new_tokens`` is per sequence, until end-of-sequence.
+    ``left_out`` has ``warmup``, ``cold``, ``profiled``, ``compiling`` and ``incomplete``. ``roles`` are those of the
+    counted ones: other than ``timed`` only where no timed one was complete. The ranges are ``None`` where the recording
+    does not know; ``new_tokens`` is per sequence, until end-of-sequence.
     """
 
     generations: int
@@ -58,7 +58,8 @@ class Tracing:
     ``cost_share``: host time spent in marks and ranges / host wall of the counted generations. ``waits``: added waits
     per generation; both ``None`` where nothing was marked. ``clock_bound``: median bound in ns, ``None`` on the host's
     clock. ``path``: how marks were taken. ``added``: what it added in pairs of requests with and without it, ``None``
-    where none were made. ``lowered``: why the detail is not the one asked for.
+    where none were made. ``lowered``: why the detail is not the one asked for. ``samples``: how often NVML was asked
+    about the GPUs; ``sample_ns``: the host's ns that it took each time, ``None`` where it was not asked.
     """
 
     cost_share: float | None
@@ -67,6 +68,8 @@ class Tracing:
     path: str
     added: Overhead | None
     lowered: Lowered | None
+    samples: int = 0
+    sample_ns: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ def summarise(recording: Recording, baseline: Recording | None = None) -> Summar
     """
     measured = measure(recording)
     chosen = counted(measured)
+    seen = with_kernels(measured, chosen)
     judgements = _judgements(chosen)
     used = sorted({one.generation.model for one in chosen} or range(len(recording.models)))
     return Summary(
@@ -140,8 +144,8 @@ def summarise(recording: Recording, baseline: Recording | None = None) -> Summar
         counted=chosen,
         syncs=tuple(sorted(recording.syncs, key=lambda site: (-site.count, site.file, site.line, site.stage))),
         audited=recording.audited,
-        kernels=kernels(recording, chosen),
-        inflation=None if baseline is None else inflation(recording, chosen, baseline),
+        kernels=kernels(recording, seen),
+        inflation=None if baseline is None else inflation(recording, seen, baseline),
     )
 
 
@@ -231,6 +235,8 @@ def _tracing(recording: Recording, chosen: Sequence[Measured]) -> Tracing:
         path=cost.path,
         added=added(recording.overhead),
         lowered=recording.lowered,
+        samples=cost.samples,
+        sample_ns=ratio(cost.sampling_ns, cost.samples),
     )
 
 

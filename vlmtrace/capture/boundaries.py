@@ -157,6 +157,8 @@ def _enter_forward(observed: Observed, args: Any, kwargs: Any) -> None:
     if loop.drafted:
         known = loop.prompt_tokens if observed.forward_kind == _PREFILL else 1
         observed.proposed.append(max(0, _input_tokens(args, kwargs) - known))
+    if observed.cache is None:
+        observed.cache = kwargs.get("past_key_values")
     loop.seen_forward = loop.unmarked = True
 
 

@@ -11,6 +11,7 @@ from itertools import islice, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
+from vlmtrace.capture.counters import with_counters
 from vlmtrace.capture.ended import Ended
 from vlmtrace.capture.requests import requests
 from vlmtrace.timeline import names
@@ -302,24 +303,26 @@ class _Composer:
             host_ns=tuple(count * self.mark_ns + count // 2 * self.range_ns for count in marks),
         )
         random = recorder.random_weights
-        return validate(
-            Recording(
-                name=recorder.options.name,
-                detail=recorder.options.detail,
-                origin_ns=recorder.origin[0],
-                origin_unix_ns=recorder.origin[1],
-                environment=environment,
-                workload=recorder.workload | _how(recorder),
-                models=tuple(replace(model, random_weights=random) for model in recorder.plans.models),
-                generations=generations,
-                tracks=tuple(self.tracks),
-                spans=spans,
-                counters=(),
-                clocks=tuple(self.clocks[at] for at in order),
-                cost=cost,
-                incomplete=incomplete,
-            )
+        sampler = recorder.sampler
+        if sampler is not None:
+            cost = replace(cost, samples=sampler.samples, sampling_ns=sampler.host_ns)
+        made = Recording(
+            name=recorder.options.name,
+            detail=recorder.options.detail,
+            origin_ns=recorder.origin[0],
+            origin_unix_ns=recorder.origin[1],
+            environment=environment,
+            workload=recorder.workload | _how(recorder),
+            models=tuple(replace(model, random_weights=random) for model in recorder.plans.models),
+            generations=generations,
+            tracks=tuple(self.tracks),
+            spans=spans,
+            counters=(),
+            clocks=tuple(self.clocks[at] for at in order),
+            cost=cost,
+            incomplete=incomplete,
         )
+        return validate(with_counters(made, self.ended, () if sampler is None else sampler.counters()))
 
 
 def _how(recorder: Recorder) -> dict[str, Json]:
@@ -327,6 +330,8 @@ def _how(recorder: Recorder) -> dict[str, Json]:
     made: dict[str, Json] = {}
     if recorder.options.every > 1:
         made["every"] = recorder.options.every
+    if recorder.sampler is not None and recorder.sampler.error is not None:
+        made["gpu_sampling_ended"] = recorder.sampler.error
     if recorder.batching:
         made["continuous_batching"] = recorder.batching
     return made

@@ -12,24 +12,27 @@ import torch
 
 from vlmtrace.timeline.recording import Json
 
-__all__ = ["DeviceState", "read_state"]
+__all__ = ["DeviceState", "nvml_of", "read_state"]
 
 _PREFIXES: Final = ("nvmlClocksEventReason", "nvmlClocksThrottleReason")
 _BENIGN: Final = frozenset(("gpu_idle", "applications_clocks_setting", "none"))
 
 
 class DeviceState:
-    """What changed on a device over one generation: make it before, ask :meth:`change` after."""
+    """What changed on a device over one generation: make it before, ask :meth:`change` after.
+
+    ``before`` are the allocator's counters as they were then.
+    """
 
     def __init__(self, device: int) -> None:
         self._device = device
-        self._before = _allocator(device)
+        self.before = _allocator(device)
 
     def change(self) -> dict[str, Json]:
         """Counters as differences (retries, new segments), bytes and clocks as they are now."""
         after = _allocator(self._device)
         made: dict[str, Json] = {
-            key: after[key] - self._before[key] for key in ("alloc_retries", "segments_added") if key in after
+            key: after[key] - self.before[key] for key in ("alloc_retries", "segments_added") if key in after
         }
         made |= {key: after[key] for key in ("allocated_bytes", "reserved_bytes", "peak_bytes") if key in after}
         return made | read_state(self._device)
@@ -52,7 +55,7 @@ def _allocator(device: int) -> dict[str, int]:
 
 def read_state(device: int) -> dict[str, Json]:
     """SM clock now and at most, in MHz, temperature and what holds the clock down; empty without ``nvidia-ml-py``."""
-    nvml, handle = _nvml(device)
+    nvml, handle = nvml_of(device)
     if handle is None:
         return {}
     try:
@@ -92,7 +95,7 @@ def _snake(name: str) -> str:
 
 
 @cache
-def _nvml(device: int) -> tuple[Any, Any]:
+def nvml_of(device: int) -> tuple[Any, Any]:
     """NVML's handle of a CUDA device, found by its UUID: NVML counts devices that CUDA may not see."""
     try:
         import pynvml

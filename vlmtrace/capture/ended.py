@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from vlmtrace.capture import outcome
+from vlmtrace.capture.cache_layout import CacheLayout, layout_of
 from vlmtrace.timeline.recording import Json
 from vlmtrace.timeline.spans import NONE
 
@@ -50,6 +51,8 @@ class Ended:
     output: dict[str, Json] = field(default_factory=dict)
     tags: dict[str, Json] = field(default_factory=dict)
     device_state: dict[str, Json] = field(default_factory=dict)
+    memory_before: Mapping[str, Json] = field(default_factory=dict)
+    cache: CacheLayout | None = None
     new_tokens: tuple[int, ...] = ()
     running: bool = True
     was_cut: bool = False
@@ -82,6 +85,7 @@ class Ended:
         self.uses_cache = getattr(config, "use_cache", None) is not False
         self.proposed = tuple(observed.proposed)
         self.beams = getattr(config, "num_beams", None) or 1
+        self.cache, observed.cache = layout_of(observed.cache), None
         self.inputs = inputs
         if observed.prompt_tokens > 0:
             self.inputs["prompt_tokens"] = observed.prompt_tokens

@@ -44,9 +44,10 @@ class Observed:
     ``mark`` tells of a boundary. ``detailed`` says whether the layers of the forward in progress are told: those of a
     prefill are, and those of one step in ``every``. ``answers`` are the (prompt length, token ids) of each loop that
     has ended; ``prompt_tokens`` is the first one's. ``proposed`` has how many tokens each forward of a drafted loop was
-    to judge. ``outer`` is the ``mark`` of the generation that this one is a helper in, if it is one: see :func:`aside`.
-    Never that generation itself: in a circle its ids would keep their place on the device until the collector comes,
-    the next generation's cache would lie elsewhere than the last one's, and its CUDA graph be captured anew.
+    to judge. ``cache`` is the KV cache that a forward was given first, until the generation has ended. ``outer`` is the
+    ``mark`` of the generation that this one is a helper in, if it is one: see :func:`aside`. Never that generation
+    itself: in a circle its ids would keep their place on the device until the collector comes, the next generation's
+    cache would lie elsewhere than the last one's, and its CUDA graph be captured anew.
     """
 
     mark: Mark
@@ -63,6 +64,7 @@ class Observed:
     projected_tokens: int = 0
     mode: str = "eager"
     generation_config: Any = None
+    cache: Any = None
     proposed: list[int] = field(default_factory=list)
     answers: list[tuple[int, torch.Tensor]] = field(default_factory=list)
     outer: Mark | None = None

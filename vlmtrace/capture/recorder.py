@@ -25,6 +25,7 @@ from vlmtrace.capture.device_state import DeviceState
 from vlmtrace.capture.disturbances import Disturbances
 from vlmtrace.capture.ended import Ended
 from vlmtrace.capture.environment import environment, working_device
+from vlmtrace.capture.gpu_sampler import GpuSampler
 from vlmtrace.capture.lanes import Lanes, Voice
 from vlmtrace.capture.listeners import RecordingRange, attached_nvtx_domain
 from vlmtrace.capture.observed import CURRENT, Loop, Observed, aside
@@ -58,6 +59,7 @@ class RecorderOptions:
 
     Steps and tokens are always recorded; with ``every`` = N the layers and the head of one step in N only.
     With ``slowest`` = N nothing waits, and only the N slowest generations are kept: see :class:`Ring`.
+    ``sample_gpu`` is how often a second a thread asks NVML about the GPUs, ``None`` for never.
     """
 
     name: str
@@ -67,6 +69,7 @@ class RecorderOptions:
     nvtx: bool = True
     every: int = 1
     slowest: int | None = None
+    sample_gpu: int | None = None
 
 
 _active: Recorder | None = None
@@ -80,11 +83,15 @@ def active() -> Recorder | None:
 class Recorder:
     """Records generations between ``start()`` and ``stop()``; a context manager does both.
 
+    ``domain`` is told of ranges as an NVTX domain is; without it, NVTX is where a tool listens.
+
     Raises:
         VlmtraceError: from ``start()`` if another recorder is running: two would count each other's work.
     """
 
-    def __init__(self, options: RecorderOptions, models: Sequence[nn.Module] | None = None) -> None:
+    def __init__(
+        self, options: RecorderOptions, models: Sequence[nn.Module] | None = None, domain: Any | None = None
+    ) -> None:
         self.options = options
         self.role: str | None = None
         self.tags: dict[str, Json] = {}
@@ -94,12 +101,14 @@ class Recorder:
         self.ended: list[Ended] = []
         self.batching = 0
         self.texts: list[str] = list(names.KINDS)
-        domain = attached_nvtx_domain() if options.nvtx else None
+        if domain is None and options.nvtx:
+            domain = attached_nvtx_domain()
         self.lanes = Lanes(self.texts.__getitem__, domain, waits=options.slowest is None)
         self.surroundings = Surroundings(self.lanes, self.texts, keep_text=options.keep_text)
         self.plans = Plans(options.detail, options.stages)
         self.disturbances = Disturbances()
         self.ring = None if options.slowest is None else Ring(options.slowest, self.disturbances.seen)
+        self.sampler = None if options.sample_gpu is None else GpuSampler(options.sample_gpu)
         self._settled = itertools.count(1)
         self._seen_shapes: dict[str, None] = {}
         generate: dict[str, Around] = {"generate": self._around_generate}
@@ -134,12 +143,16 @@ class Recorder:
             self._patches.shadow(model, "generate", self._around_generate)
         self._named.clear()
         self.disturbances.install()
+        if self.sampler is not None:
+            self.sampler.start()
         return self
 
     def stop(self) -> None:
         global _active  # noqa: PLW0603
         if _active is not self:
             return
+        if self.sampler is not None:
+            self.sampler.stop()
         self._timed_range.close()
         self.disturbances.remove()
         self._patches.remove()
@@ -174,6 +187,7 @@ class Recorder:
         """One generation that the ring has kept, as a recording of its own."""
         made = copy.copy(self)
         made.ended, made.lanes, made.disturbances = [kept.ended], Lanes(self.texts.__getitem__, None), Disturbances()
+        made.sampler = None
         made.lanes.all.append(kept.lane)
         made.disturbances.seen.extend(kept.disturbances)
         return compose(made, environment(), kept.ended.error)
@@ -252,6 +266,10 @@ class Recorder:
             ended = Ended(voice, plan.index, role, device, voice.tape.written, anchors=len(voice.tape.anchors))
             if self.ring is None:
                 self.ended.append(ended)
+            if state is not None:
+                ended.memory_before = state.before
+            if self.sampler is not None and device is not None:
+                self.sampler.watch(device)
             with ended.noting_errors():
                 try:
                     return self._timed(ended, observed, functools.partial(original, model, *args, **kwargs))

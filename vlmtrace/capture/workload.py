@@ -13,7 +13,7 @@ from vlmtrace.capture.demo import draw
 from vlmtrace.capture.loading import Loaded, one_line
 from vlmtrace.capture.samples import Sample
 from vlmtrace.errors import UsageError, VlmtraceError
-from vlmtrace.timeline.recording import TIMED, WARMED, Json
+from vlmtrace.timeline.recording import PROFILED, TIMED, WARMED, Json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,6 +30,7 @@ __all__ = [
     "digest",
     "run",
     "run_once",
+    "run_profiled",
     "run_warmups",
 ]
 
@@ -41,6 +42,7 @@ _AUDITED: Final = "audited"
 _TOLD: Final = {
     WARMED: "a warm-up",
     TIMED: "a timed",
+    PROFILED: "a profiled",
     _AUDITED: "an audited",
     TRACED: "a traced",
     UNTRACED: "an untraced",
@@ -113,6 +115,15 @@ def _take(
         ids: list[Json] = list(dict.fromkeys(sample.id for sample in batch))
         recorder.tags = {"sample": ids[0] if len(ids) == 1 else ids}
         ask(asker, batch, role)
+
+
+def run_profiled(asker: Asker, requests: Sequence[tuple[Sample, ...]], recorder: Recorder, progress: Progress) -> None:
+    """Run the first of ``requests`` once more, to see its kernels; the recorder is running.
+
+    Raises:
+        VlmtraceError: it failed, in one line; the cause is chained.
+    """
+    _take([(PROFILED, requests[0])], asker, recorder, progress)
 
 
 def run_once(asker: Asker, requests: Sequence[tuple[Sample, ...]], progress: Progress) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vlmtrace import api
 from vlmtrace.analysis.overhead import detail_within
 from vlmtrace.analysis.summary import summarise
 from vlmtrace.capture import demo, loading, program, workload
@@ -19,6 +20,7 @@ from vlmtrace.cli.talk import Talk
 from vlmtrace.errors import EXIT_ERROR, EXIT_OK, UsageError, VlmtraceError
 from vlmtrace.report import plan_text
 from vlmtrace.report.overhead import lowered_text
+from vlmtrace.report.pairing import pairing_text
 from vlmtrace.timeline.recording import Json, Lowered, Recording
 from vlmtrace.units import bytes_text
 
@@ -53,9 +55,13 @@ def record(context: click.Context, /, **given: Any) -> int:
     loading.check_installed()
     if given["nsys"]:
         return record_nsys.record_under_nsys(context, given, talk)
+    from vlmtrace.capture import gpu_sampler
+
     given["handover"] = state.handover
     if given["dry_run"]:
         return _dry_run(given, talk)
+    if given["sample_gpu"] is not None:
+        gpu_sampler.check()
     if given["command"]:
         return _record_program(given, facts, talk)
     return _record_model(given, facts, talk)
@@ -63,7 +69,7 @@ def record(context: click.Context, /, **given: Any) -> int:
 
 def _record_model(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) -> int:
     """The demo or a model: everything that can be wrong is looked at before the weights are loaded."""
-    from vlmtrace.capture import sync_audit
+    from vlmtrace.capture import kernel_profile, sync_audit
     from vlmtrace.capture.discovery.search import discover
     from vlmtrace.capture.recorder import Recorder
 
@@ -74,6 +80,8 @@ def _record_model(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) 
         loading.check_source(given["model"])
     if given["audit_syncs"]:
         sync_audit.check_device(loading.check_device(given["device"]))
+    if given["kernels"]:
+        kernel_profile.check_device(loading.check_device(given["device"]))
     samples = record_request.samples_of(given)
     options = record_request.workload_options(given)
     talk.begin(f"Loading {name}")
@@ -96,7 +104,12 @@ def _record_model(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) 
         failure = error
     cut_short = None if failure is None else str(failure) or type(failure).__name__
     recording = replace(recorder.finish(cut_short), lowered=lowered)
-    for asked, further in (("measure_overhead", _with_overhead), ("audit_syncs", _with_syncs)):
+    # The profiler comes last: it leaves the process slower than it found it.
+    for asked, further in (
+        ("measure_overhead", _with_overhead),
+        ("audit_syncs", _with_syncs),
+        ("kernels", _with_kernels),
+    ):
         if given[asked] and failure is None:
             # The recording is whole by now, and is kept whatever becomes of this.
             try:
@@ -151,6 +164,17 @@ def _with_syncs(run: _Run, recording: Recording) -> Recording:
     with SyncAudit([run.asker.model], run.traced.stages) as audit, run.talk.counting() as progress:
         workload.run_once(run.asker, run.requests, progress)
     return audit.onto(recording)
+
+
+def _with_kernels(run: _Run, recording: Recording) -> Recording:
+    from vlmtrace.capture.kernel_profile import KernelProfile
+
+    with KernelProfile([run.asker.model], run.traced) as profile, run.talk.counting() as progress:
+        workload.run_profiled(run.asker, run.requests, profile.recorder, progress)
+    made = api.with_kernels(recording, profile)
+    if made.pairing is not None:
+        run.talk.say(pairing_text(made, made.pairing))
+    return made
 
 
 def _record_program(given: Mapping[str, Any], facts: dict[str, Json], talk: Talk) -> int:
@@ -219,6 +243,7 @@ def _recorder_options(name: str, given: Mapping[str, Any]) -> RecorderOptions:
         detail=given["detail"],
         stages=record_options.stage_paths(given),
         keep_text=given["keep_text"],
+        sample_gpu=given["sample_gpu"],
     )
 
 

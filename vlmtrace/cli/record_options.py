@@ -29,6 +29,10 @@ _RUN_SEVERAL_TIMES: Final = {
         "a program runs once, and an audited run cannot be timed",
         "leave it out, or audit in Python: with vlmtrace.audit_syncs(model): …",
     ),
+    "kernels": (
+        "a program runs once, and a profiled run cannot be timed",
+        "record it with --nsys, or profile in Python: with vlmtrace.profile_kernels(model): …",
+    ),
     "measure_overhead": (
         "a program runs once, and overhead is what tracing adds to the same request made again",
         "leave it out, or record the model itself: --model ID|FOLDER",
@@ -109,9 +113,20 @@ def trace_options(command: C) -> C:
             help="Afterwards ask once more, untimed, and list the lines that make the host wait for the GPU.",
         ),
         click.option(
+            "--kernels",
+            is_flag=True,
+            help="Afterwards ask once more under torch.profiler, untimed, and show the kernels of each stage.",
+        ),
+        click.option(
             "--measure-overhead",
             is_flag=True,
             help="Afterwards ask in pairs, with and without tracing, and tell what it adds.",
+        ),
+        click.option(
+            "--sample-gpu",
+            type=click.IntRange(1, 100),
+            metavar="HZ",
+            help="Ask NVML for utilisation, clock, power and temperature of the GPU, HZ times a second.",
         ),
         click.option(
             "--max-overhead",
@@ -192,6 +207,11 @@ def check_nsys(given: Mapping[str, Any]) -> None:
     if given["measure_overhead"]:
         raise UsageError(
             "'--measure-overhead' and --nsys: what tracing adds cannot be told from what nsys adds",
+            "leave one of them out",
+        )
+    if given["kernels"]:
+        raise UsageError(
+            "'--kernels' and --nsys: two profilers cannot watch one GPU, and nsys sees the kernels already",
             "leave one of them out",
         )
     for word in given["nsys_args"]:

@@ -25,7 +25,7 @@ __all__ = ["show", "summary"]
 @click.option("--stages", "stages", is_flag=True, help="Show which modules the stages are, and how each was found.")
 @click.option("--clock", "clock", is_flag=True, help="Show how the GPU's clock was laid on the host's, and how well.")
 @click.option("--launch", "launch", is_flag=True, help="Show the evidence of each verdict, and host-bound stretches.")
-@click.option("--kernels", "kernels", is_flag=True, help="Show what ran on the GPU in each stage of a paired trace.")
+@click.option("--kernels", "kernels", is_flag=True, help="Show what ran on the GPU in each stage, where it is known.")
 @click.option(
     "--baseline",
     type=click.Path(path_type=Path),
@@ -60,7 +60,10 @@ def summary(files: tuple[Path, ...], form: str, baseline: Path | None, **asked: 
 def _loaded(path: Path, *, kernels: bool) -> Recording:
     recording = api.load(path)
     if kernels and recording.pairing is None:
-        raise VlmtraceError(f"{str(path)!r} holds no kernels", "pair it with a report, vlmtrace pair TRACE REPORT")
+        raise VlmtraceError(
+            f"{str(path)!r} holds no kernels",
+            "record with --kernels, or pair it with a report, vlmtrace pair TRACE REPORT",
+        )
     return recording
 
 

@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 
 from vlmtrace.formats.launches import OPERATIONS, Home, Launches, home_of, host_tracks, launches
 from vlmtrace.formats.titles import clean
+from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import TRACK_KINDS, Recording, Track
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "COUNTERS",
     "FACTS",
     "GROUP",
+    "ITL",
     "LAUNCHES",
     "LEAD",
     "TOKENS",
@@ -44,9 +46,10 @@ TRACK: Final = "track"
 LAUNCHES: Final = "launches"
 COUNTER: Final = "counter"
 TOKENS: Final = "tokens"
+ITL: Final = "itl"
 LEAD: Final = "lead"
-COUNTERS: Final = frozenset((COUNTER, TOKENS, LEAD))
-"""Every kind of row that shows a counter: one that was sampled, or one of the two that are derived."""
+COUNTERS: Final = frozenset((COUNTER, TOKENS, ITL, LEAD))
+"""Every kind of row that shows a counter: one that was sampled, or one of the three that are derived."""
 FACTS: Final = "facts"
 
 _TITLES: Final = {kind: kind.capitalize() for kind in TRACK_KINDS}
@@ -127,6 +130,18 @@ def _track_title(track: Track) -> str:
     return title if track.stream is None else f"{title}, stream {track.stream}"
 
 
+def _waited(recording: Recording) -> set[Home]:
+    """The generating threads that have waited for a second token."""
+    spans = recording.spans
+    tokens = {at for at, name in enumerate(spans.strings) if name == names.TOKEN}
+    counts = Tally(index for name, index in zip(spans.name, spans.generation, strict=True) if name in tokens)
+    return {
+        home_of(recording.tracks[recording.generate_span(one).track])
+        for one in recording.generations
+        if counts[one.index] > 1
+    }
+
+
 def _unique(title: str, taken: set[str], lane: str = "") -> str:
     """``title``, with a number behind it where it is taken; ``lane`` stands before that."""
     made, count = title, 1
@@ -142,6 +157,7 @@ class _Layouter:
         self.recording = recording
         self.host_of = host_tracks(recording)
         self.made = Layout(launches=launches(recording))
+        self.waited = _waited(recording)
         self.lanes: defaultdict[Home, int] = defaultdict(int)
         for home, lane in self.made.launches.places:
             self.lanes[home] = max(self.lanes[home], lane + 1)
@@ -224,13 +240,14 @@ class _Layouter:
                     )
 
     def _counters(self, process: int, tracks: Collection[Track]) -> None:
-        """The tokens of each generating thread and its lead on each device, derived; then what was sampled."""
+        """Tokens and ITL of each generating thread and its lead on each device, derived; then what was sampled."""
         generating = [track for track in tracks if track.kind == "generations"]
         devices = {track.device for track in tracks}
         homes = {home_of(track): track.thread_name for track in generating}
         leading = list(
             dict.fromkeys((home_of(track), track.device) for track in generating if track.device is not None)
         )
+        waited = [home for home in homes if home in self.waited]
         sampled = [
             (index, counter)
             for index, counter in enumerate(self.recording.counters)
@@ -243,6 +260,9 @@ class _Layouter:
         for home, name in homes.items():
             title = "tokens" if len(homes) == 1 else f"tokens · {clean(name)}"
             self._row(process, group, TOKENS, _unique(title, taken), home=home, unit="count")
+        for home in waited:
+            title = "ITL" if len(homes) == 1 else f"ITL · {clean(homes[home])}"
+            self._row(process, group, ITL, _unique(title, taken), home=home, unit="µs")
         for home, device in leading:
             title = "lead" if len(leading) == 1 else f"lead · GPU {device} · {clean(homes[home])}"
             self._row(process, group, LEAD, _unique(title, taken), home=home, device=device, unit="µs")

@@ -10,12 +10,13 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import eq, lt
 from typing import Final, NamedTuple
 
 from vlmtrace.formats.arguments import numbering
 from vlmtrace.formats.launches import home_of, is_launched
-from vlmtrace.formats.layout import COUNTER, LEAD, TOKENS, Layout, Row
+from vlmtrace.formats.layout import COUNTER, ITL, LEAD, TOKENS, Layout, Row
 from vlmtrace.formats.titles import Titles
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import COPIES, KERNELS, Recording
@@ -203,13 +204,15 @@ def closing(drawn: Slices) -> Iterator[int]:
 
 
 def series(recording: Recording, layout: Layout) -> Iterator[Series]:
-    """Every counter: tokens and lead of each generating thread (derived), then those that were sampled."""
+    """Every counter: tokens, ITL and lead of each generating thread (derived), then those that were sampled."""
     for row in layout.rows:
         if row.kind == COUNTER and row.index is not None:
             counter = recording.counters[row.index]
             yield Series(row, counter.times, counter.values)
         elif row.kind == TOKENS:
             yield Series(row, *_tokens(recording, row))
+        elif row.kind == ITL:
+            yield Series(row, *_latencies(recording, row))
         elif row.kind == LEAD:
             yield Series(row, *_leads(recording, row))
 
@@ -237,18 +240,38 @@ def _leads(recording: Recording, row: Row) -> tuple[list[int], list[int]]:
 
 def _tokens(recording: Recording, row: Row) -> tuple[list[int], list[int]]:
     """How many tokens the generation of that time has appended: 0 where it begins, one more at each token mark."""
+    samples: list[tuple[int, int, int]] = []
+    for generation, begin, marks in _token_marks(recording, row):
+        samples.append((begin, generation, 0))
+        samples.extend((end, generation, n) for n, end in enumerate(marks, start=1))
+    return _in_order(samples)
+
+
+def _latencies(recording: Recording, row: Row) -> tuple[list[int], list[int]]:
+    """Whole µs from each token mark to the next, at the latter; 0 where a generation begins."""
+    samples: list[tuple[int, int, int]] = []
+    for generation, begin, marks in _token_marks(recording, row):
+        samples.append((begin, generation, 0))
+        samples.extend((end, generation, (end - before + 500) // 1_000) for before, end in pairwise(marks))
+    return _in_order(samples)
+
+
+def _token_marks(recording: Recording, row: Row) -> Iterator[tuple[int, int, list[int]]]:
+    """Of each generation of a row's thread its number, its begin and the times of its token marks."""
     spans = recording.spans
     marks: defaultdict[int, list[int]] = defaultdict(list)
     token = [name == names.TOKEN for name in spans.strings]
     for at in range(len(spans)):
         if token[spans.name[at]] and spans.generation[at] != NONE:
             marks[spans.generation[at]].append(spans.end[at])
-    samples: list[tuple[int, int, int]] = []
     for generation in recording.generations:
         span = recording.generate_span(generation)
         if home_of(recording.tracks[span.track]) == row.home:
-            samples.append((span.begin, generation.index, 0))
-            samples.extend((end, generation.index, n) for n, end in enumerate(sorted(marks[generation.index]), start=1))
+            yield generation.index, span.begin, sorted(marks[generation.index])
+
+
+def _in_order(samples: list[tuple[int, int, int]]) -> tuple[list[int], list[int]]:
+    """Times and values of samples, which are time, generation and value."""
     samples.sort()
     return [time for time, _, _ in samples], [value for _, _, value in samples]
 

@@ -6,12 +6,12 @@ from array import array
 from typing import Final
 
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import COLD, WARMED, Generation, Recording
+from vlmtrace.timeline.recording import COLD, PROFILED, WARMED, Generation, Recording
 
 __all__ = ["Titles", "clean"]
 
 _LONGEST: Final = 120
-_ROLES: Final = {WARMED: "warm-up", COLD: "cold"}
+_ROLES: Final = {WARMED: "warm-up", COLD: "cold", PROFILED: "profiled"}
 
 
 def clean(text: str) -> str:

@@ -1,1 +1,1 @@
-"""Nsight Systems: its command line and its reports."""
+"""Nsight Systems: its command line and its reports; and what torch.profiler tells, in the same columns."""

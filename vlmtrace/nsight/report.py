@@ -18,9 +18,23 @@ from typing import Final
 
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import NSIGHT
 from vlmtrace.timeline.spans import NONE
 
-__all__ = ["COPY", "GRAPH", "KERNEL", "SET", "Marks", "Ranges", "Report", "Work", "process_of", "read", "tid_of"]
+__all__ = [
+    "COPY",
+    "GRAPH",
+    "KERNEL",
+    "SET",
+    "Marks",
+    "Ranges",
+    "Report",
+    "Work",
+    "process_of",
+    "read",
+    "thread_of",
+    "tid_of",
+]
 
 KERNEL: Final = 0
 COPY: Final = 1
@@ -91,7 +105,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One report. ``schema`` is its export's version, ``product`` that of Nsight Systems; "unknown" where it is silent.
+    """One report of ``tool``. ``schema`` is its export's version, ``product`` the tool's; "unknown" where it is silent.
 
     ``unix_ns`` is the wall-clock time at its time 0, ``host_ns`` that of the host's clock; ``None`` where it is silent.
     ``pending`` counts our ranges that were still open when the capture ended.
@@ -107,6 +121,12 @@ class Report:
     work: Work
     pending: int
     gpus: dict[int, str]
+    tool: str = NSIGHT
+
+
+def thread_of(process: int, tid: int) -> int:
+    """Nsight's serialised id of a thread, by the operating system's ids of its process and itself."""
+    return process << _TID_BITS | tid & (1 << _TID_BITS) - 1
 
 
 def tid_of(thread: int) -> int:

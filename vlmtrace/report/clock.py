@@ -11,7 +11,7 @@ from vlmtrace.analysis.summary import Summary
 from vlmtrace.report.cells import ABSENT
 from vlmtrace.report.definitions import CLOCK
 from vlmtrace.report.sections import Section
-from vlmtrace.timeline.recording import COLD, WARMED, Json
+from vlmtrace.timeline.recording import COLD, PROFILED, WARMED, Json
 from vlmtrace.units import duration_text
 
 __all__ = ["HOST_CLOCK", "SHOWN", "clock_document", "clock_sections"]
@@ -23,7 +23,7 @@ HOST_CLOCK: Final = (
     "every time here is of the host's own clock: there was no second clock to lay on it, so no drift and no bound"
 )
 
-_ASIDES: Final = {WARMED: " warm-up", COLD: " cold"}
+_ASIDES: Final = {WARMED: " warm-up", COLD: " cold", PROFILED: " profiled"}
 _HEADINGS: Final = ("generation", "clock ±", "wall − device", "chaining", "widened by")
 
 

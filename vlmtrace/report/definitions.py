@@ -176,6 +176,8 @@ KERNELS: Final = {
     "the sum of unattributed; null outside of generate()",
     "kernels_in_all": "the same over the whole recording, generations that are not counted included; in_stages is the "
     "sum over the stages",
+    "generations": "how many generations all this is of: the profiled ones, where there are such, else the counted "
+    "ones of the summary; where the text says counted, these are meant",
     "unattributed": "kernels that belong to no stage, by reason",
     "outside": "kernels launched outside of generate() by what launched them; together the stage called outside",
     "kernel_ms": "sum of the kernels' times over the counted generations (stage outside: over the recording); kernels "

@@ -73,6 +73,8 @@ def document(summary: Summary) -> dict[str, Json]:
             "clock_bound_ms": _ms(summary.tracing.clock_bound),
             "added": added_document(summary.tracing.added),
             "lowered": lowered_document(summary.tracing.lowered),
+            "gpu_samples": summary.tracing.samples,
+            "gpu_sample_ms": _ms(summary.tracing.sample_ns),
         },
         "syncs": sync_document(summary),
         "clock": clock_document(summary),

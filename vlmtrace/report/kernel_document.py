@@ -27,11 +27,13 @@ def kernel_document(summary: Summary) -> Json:
     pairing = found.pairing
     return {
         "report": {
+            "tool": _cut(pairing.tool),
             "name": _cut(pairing.report),
             "product": _cut(pairing.product),
             "schema": _cut(pairing.schema),
             "clock_bound_ms": pairing.bound_ns / NS_PER_MS,
         },
+        "generations": found.generations,
         "trace_clock_bound_ms": _ms(found.clock_bound),
         "kernels": pairing.kernels,
         "in_stages": found.attributed,

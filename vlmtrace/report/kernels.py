@@ -11,6 +11,7 @@ from vlmtrace.analysis.summary import Summary
 from vlmtrace.report.cells import ABSENT, clean, fixed, percent
 from vlmtrace.report.sections import Section
 from vlmtrace.timeline import names
+from vlmtrace.timeline.recording import NSIGHT
 from vlmtrace.units import NS_PER_MS, bytes_text, duration_text
 
 __all__ = ["NO_KERNELS", "SHOWN", "kernel_sections"]
@@ -18,7 +19,7 @@ __all__ = ["NO_KERNELS", "SHOWN", "kernel_sections"]
 SHOWN: Final = 5
 """How many kernels of each stage are shown; the JSON has more of them."""
 
-NO_KERNELS: Final = "it holds no kernels: pair it with a report, vlmtrace pair TRACE REPORT"
+NO_KERNELS: Final = "it holds no kernels: record with --kernels, or pair it with a report, vlmtrace pair TRACE REPORT"
 
 _LONGEST_NAME: Final = 36
 _LONGEST_FULL_NAME: Final = 240
@@ -34,17 +35,21 @@ def kernel_sections(summary: Summary) -> list[Section]:
     if found is None:
         return [Section("kernels", lines=((NO_KERNELS,),))]
     labels = _labels(found.stages)
-    made = [_stages(found, summary.counts.generations), _longest(found.stages, labels), _full_names(labels)]
+    made = [_stages(found), _longest(found.stages, labels), _full_names(labels)]
     made += [_copies(found.stages), _agreement(found)]
     if summary.inflation is not None:
-        made.append(_inflation(summary.inflation))
+        made.append(_inflation(summary.inflation, clean(found.pairing.tool, 32)))
     return [section for section in made if section is not None]
 
 
-def _stages(found: Kernels, generations: int) -> Section:
+def _stages(found: Kernels) -> Section:
     pairing, aside = found.pairing, sum(found.unattributed.values())
     lines = [
-        (clean(pairing.report), f"Nsight Systems {clean(pairing.product, 32)}", _generations(generations)),
+        (
+            clean(pairing.report),
+            f"{clean(pairing.tool, 32)} {clean(pairing.product, 32)}",
+            _generations(found.generations),
+        ),
         (f"{found.attributed:,} in stages + {aside:,} unattributed = {pairing.kernels:,} kernels in the report",),
     ]
     if found.unattributed:
@@ -212,9 +217,9 @@ def _signed(ns: float) -> str:
     return f"{'−' if ns < 0 else ''}{duration_text(abs(ns))}"
 
 
-def _inflation(found: Inflation) -> Section:
+def _inflation(found: Inflation, tool: str) -> Section:
     return Section(
-        title=f"against the baseline: {_generations(found.generations)} under Nsight Systems, "
+        title=f"against the baseline: {_generations(found.generations)} under {tool}, "
         f"{found.baseline_generations:,} without",
         headings=("stage", "paired ms", "baseline ms", "difference ms", "difference"),
         rows=tuple(
@@ -227,5 +232,10 @@ def _inflation(found: Inflation) -> Section:
             )
             for one in found.stages
         ),
-        notes=(("medians; step: each; gap: their sum", "difference: how much nsys inflated the stage"),),
+        notes=(
+            (
+                "medians; step: each; gap: their sum",
+                f"difference: how much {'nsys' if tool == NSIGHT else tool} inflated the stage",
+            ),
+        ),
     )

@@ -279,4 +279,6 @@ def _tracing(summary: Summary) -> list[str]:
         parts.append(f"{tracing.waits:.3g} added wait{'' if tracing.waits == 1 else 's'} per generation")
     if tracing.clock_bound is not None:
         parts.append(f"clock ± {duration_text(tracing.clock_bound)}")
+    if tracing.sample_ns is not None:
+        parts.append(f"GPU sampled {tracing.samples:,} times, {duration_text(tracing.sample_ns)} of the host each")
     return parts

@@ -29,7 +29,7 @@ def pairing_text(recording: Recording, pairing: Pairing) -> str:
     if pairing.unattributed:
         lines.append("in none: " + " · ".join(f"{count:,} {reason}" for reason, count in pairing.unattributed.items()))
     lines.append(
-        f"report of Nsight Systems {clean(pairing.product)}, export schema {clean(pairing.schema)}, "
+        f"report of {clean(pairing.tool)} {clean(pairing.product)}, export schema {clean(pairing.schema)}, "
         f"its clock ± {duration_text(pairing.bound_ns)}"
     )
     return "\n".join(lines)

@@ -8,6 +8,7 @@ A *kind* is a stage name's position in :data:`KINDS`: what the hot path writes i
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import quote, unquote
 
 __all__ = [
     "ANCHOR",
@@ -47,6 +48,8 @@ __all__ = [
     "WAIT",
     "WARMUP",
     "full",
+    "in_profile",
+    "of_profile",
     "short",
 ]
 
@@ -137,3 +140,18 @@ def short(name: str) -> str:
 def full(text: str) -> str:
     """The stage name of a slice's short form; inverse of :func:`short` on stage names."""
     return _FULL.get(text, text)
+
+
+def in_profile(name: str, number: int | None = None) -> str:
+    """What a range is called among a profiler's own events, which have no domain and no payload."""
+    return f"{DOMAIN}:{'' if number is None else number}:{quote(name)}"
+
+
+def of_profile(text: str) -> tuple[str, int | None] | None:
+    """Name and number of the range that a profiler's event is, ``None`` where it is none of ours; inverse of
+    :func:`in_profile`."""
+    domain, _, rest = text.partition(":")
+    number, colon, name = rest.partition(":")
+    if domain != DOMAIN or not colon or not (number == "" or number.isdecimal()):
+        return None
+    return unquote(name), int(number) if number else None

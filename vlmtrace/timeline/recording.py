@@ -18,6 +18,8 @@ __all__ = [
     "COPIES",
     "DETAILS",
     "KERNELS",
+    "NSIGHT",
+    "PROFILED",
     "TIMED",
     "TRACK_KINDS",
     "UNKNOWN",
@@ -66,6 +68,11 @@ UNKNOWN: Final = "unknown"
 TIMED: Final = "timed"
 WARMED: Final = "warmup"
 COLD: Final = "cold"
+PROFILED: Final = "profiled"
+"""The role of a generation that was made to see its kernels: a profiler slowed it, and no statistic counts its times.
+"""
+
+NSIGHT: Final = "Nsight Systems"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +166,8 @@ class TracedModel:
 class Generation:
     """One outermost ``generate()`` call.
 
-    ``role`` is :data:`TIMED`, :data:`WARMED` or :data:`COLD` (the first of its input shape in a traced script).
+    ``role`` is :data:`TIMED`, :data:`WARMED`, :data:`COLD` (the first of its input shape in a traced script) or
+    :data:`PROFILED`.
     ``span`` is the row of its ``generate`` span, ``clock`` its position in the recording's clocks (``None`` on the
     host's clock). ``new_tokens`` counts each sequence's tokens until its end-of-sequence token, padding never.
     ``inputs`` holds what was known of the inputs without asking the device: ``batch``, ``prompt_tokens``,
@@ -194,7 +202,8 @@ class Cost:
 
     ``mark_ns`` and ``range_ns`` are the calibrated costs of one mark and one NVTX range; ``waits`` the waits added
     inside or right after ``generate()``; ``anchor_waits`` those taken outside of it to align the clocks.
-    ``path`` names the way events are recorded.
+    ``path`` names the way events are recorded. ``samples`` is how often NVML was asked about the GPUs while they were
+    sampled, by a thread of its own, and ``sampling_ns`` how much of the host's time that took in all.
     """
 
     path: str
@@ -205,6 +214,8 @@ class Cost:
     mark_ns: int
     range_ns: int
     host_ns: tuple[int, ...]
+    samples: int = 0
+    sampling_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,12 +261,13 @@ class Lowered:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """The report of Nsight Systems that kernels and copies were taken from.
+    """The report of a profiler that kernels and copies were taken from.
 
-    ``report`` is its file's name, ``product`` and ``schema`` the versions of Nsight Systems and of its export. Its
-    times were laid on the axis by ``axis = t + offset + rate × (t − pivot)``, each within ``bound_ns`` of the truth.
-    ``kernels`` is how many the report holds, CUDA graphs that it tells as a whole among them; ``unattributed`` counts
-    those that belong to no stage, by reason. All others are spans with the argument ``stage``.
+    ``tool`` is the profiler, ``report`` its file's name, ``product`` and ``schema`` the versions of the profiler and
+    of its export. Its times were laid on the axis by ``axis = t + offset + rate × (t − pivot)``, each within
+    ``bound_ns`` of the truth. ``kernels`` is how many the report holds, CUDA graphs that it tells as a whole among
+    them; ``unattributed`` counts those that belong to no stage, by reason. All others are spans with the argument
+    ``stage``.
     """
 
     report: str
@@ -267,6 +279,7 @@ class Pairing:
     bound_ns: int
     kernels: int
     unattributed: Mapping[str, Json]
+    tool: str = NSIGHT
 
 
 @dataclass(frozen=True, slots=True)
