@@ -151,14 +151,14 @@ def check_part(options: argparse.Namespace) -> dict[str, Any]:
     """Only have Perfetto's importer read it, and compare all that it finds with what was recorded."""
     import vlmtrace
     from vlmtrace.formats.drawn import Drawn
-    from vlmtrace.viewer.checks import checked, is_perfetto
+    from vlmtrace.viewer.checks import checked, counters, is_perfetto
     from vlmtrace.viewer.processor import opened
 
     spent = Spent()
     with spent.on("import"):
         processor = opened(options.trace)
     with spent.on("compare"):
-        drawn = Drawn(vlmtrace.load(options.trace), chrome=not is_perfetto(processor))
+        drawn = Drawn(vlmtrace.load(options.trace), counters(processor), chrome=not is_perfetto(processor))
         found = list(checked(processor, drawn))
     return {
         "imported_slices": next(one.counted for one in found if one.name == "slices"),

@@ -12,7 +12,7 @@ from vlmtrace import api
 from vlmtrace.cli.query import interruptible, shell_option
 from vlmtrace.errors import ProcessorError, TraceFormatError, VlmtraceError
 from vlmtrace.report.cells import clean
-from vlmtrace.viewer.checks import Check, checked, is_ours, is_perfetto
+from vlmtrace.viewer.checks import Check, checked, counters, is_ours, is_perfetto
 from vlmtrace.viewer.processor import TraceProcessor, new
 
 __all__ = ["check"]
@@ -58,7 +58,7 @@ def _checks(processor: TraceProcessor, path: Path) -> list[Check]:
     except TraceFormatError as error:
         damaged = [Check("recording", 0, "spans", str(error))] if is_ours(processor) else []
         return [*damaged, *checked(processor, None)]
-    return list(checked(processor, Drawn(recording, chrome=not is_perfetto(processor))))
+    return list(checked(processor, Drawn(recording, counters(processor), chrome=not is_perfetto(processor))))
 
 
 def _say(path: Path, found: list[Check]) -> None:

@@ -47,21 +47,14 @@ def open_trace(trace: Path | None, *, offline: bool, print_url: bool, timeout: f
     talk = Talk(quiet=quiet)
     path = trace or destination.newest()
     ui = _ui_folder() if offline else None
-    with TraceServer(path, port=0 if offline else PERFETTO_PORT, ui=ui) as server:
-        talk.say(f"Serving {clean(str(path), _LONGEST)} ({bytes_text(path.stat().st_size)}) to {server.origin}")
-        if print_url or not _opened_browser(server.page_url):
-            if not print_url:
-                talk.say("There is no browser here: open this address in one.")
-            port = server.server_port
-            talk.say(f"From another machine, forward the port first: ssh -L {port}:127.0.0.1:{port} HOST")
-            click.echo(server.page_url)
-            sys.stdout.flush()
-        talk.say(_OFFLINE if offline else _ONLINE)
-        patience = _PATIENCE_S if timeout is None and not offline else timeout
-        try:
+    patience = _PATIENCE_S if timeout is None and not offline else timeout
+    try:
+        with TraceServer(path, port=0 if offline else PERFETTO_PORT, ui=ui) as server:
+            _say_where(server, path, talk, print_url=print_url)
+            talk.say(_OFFLINE if offline else _ONLINE)
             fetched = server.wait(patience, until_fetched=not offline)
-        except KeyboardInterrupt:
-            return EXIT_OK if offline else EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        return EXIT_OK if offline else EXIT_INTERRUPTED
     if offline:
         return EXIT_OK
     if not fetched:
@@ -71,6 +64,19 @@ def open_trace(trace: Path | None, *, offline: bool, print_url: bool, timeout: f
         )
     talk.say(f"The browser has read {clean(path.name, _LONGEST)}.")
     return EXIT_OK
+
+
+def _say_where(server: TraceServer, path: Path, talk: Talk, *, print_url: bool) -> None:
+    """Hand the address to a browser, or to whoever asked for it."""
+    talk.say(f"Serving {clean(str(path), _LONGEST)} ({bytes_text(path.stat().st_size)}) to {server.origin}")
+    if not print_url:
+        if _opened_browser(server.page_url):
+            return
+        talk.say("There is no browser here: open this address in one.")
+    port = server.server_port
+    talk.say(f"From another machine, forward the port first: ssh -L {port}:127.0.0.1:{port} HOST")
+    click.echo(server.page_url)
+    sys.stdout.flush()
 
 
 def _ui_folder() -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain
 
 from vlmtrace.formats.layout import layout_of
@@ -18,11 +18,13 @@ class Drawn:
     """The slices, arrows and samples of ``recording`` in a Perfetto or, with ``chrome``, a JSON trace.
 
     Times are ns as the file counts them. Everything is ascending by its first time, and made anew at each iteration: a
-    recording may hold millions.
+    recording may hold millions. ``counters`` are the names of those that the trace shows: one that is only derived from
+    the recording, and that the version which wrote the trace did not draw yet, is not asked for.
     """
 
-    def __init__(self, recording: Recording, *, chrome: bool) -> None:
+    def __init__(self, recording: Recording, counters: Collection[str], *, chrome: bool) -> None:
         self._recording, self._layout, self._chrome = recording, layout_of(recording), chrome
+        self._counters = tuple(counters)
         self._start = earliest(recording, self._layout)
         self._base = min(self._start, recording.origin_ns, *(() if chrome else (0,)))
 
@@ -48,6 +50,11 @@ class Drawn:
 
     def samples(self) -> list[tuple[int, float]]:
         """Time and value of every sample of every counter."""
-        every = series(self._recording, self._layout)
+        every = (
+            one
+            for one in series(self._recording, self._layout)
+            # In JSON a counter's name is followed by its unit.
+            if one.row.index is not None or any(name.startswith(one.row.title) for name in self._counters)
+        )
         pairs = chain.from_iterable(zip(one.times, one.values, strict=True) for one in every)
         return sorted((time - self._base, float(value)) for time, value in pairs)

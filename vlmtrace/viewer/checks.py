@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from vlmtrace.viewer.processor import TraceProcessor, one_line
 
-__all__ = ["Check", "Expected", "checked", "is_ours", "is_perfetto"]
+__all__ = ["Check", "Expected", "checked", "counters", "is_ours", "is_perfetto"]
 
 _Row: TypeAlias = tuple[Any, ...]
 
@@ -61,6 +61,11 @@ def is_ours(processor: TraceProcessor) -> bool:
             "SELECT count(*) FROM slice WHERE name = 'recording' AND category IN ('vlmtrace.document', 'derived')"
         )
     )
+
+
+def counters(processor: TraceProcessor) -> set[str]:
+    """The names of the counters that the trace shows."""
+    return {str(name) for (name,) in processor.query("SELECT DISTINCT name FROM counter_track")}
 
 
 def checked(processor: TraceProcessor, expected: Expected | None) -> Iterator[Check]:
