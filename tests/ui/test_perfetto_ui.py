@@ -49,6 +49,7 @@ def test_a_device_recording_shows_its_rows_in_the_order_of_the_layout(tmp_path: 
         (1, "Host: MainThread"),
         (1, "Counters"),
         (2, "tokens"),
+        (2, "ITL"),
         (2, "lead"),
         (1, "Recording"),
     )
@@ -73,6 +74,7 @@ def test_a_paired_recording_shows_its_kernels_by_stream_under_the_stages_they_ra
         (1, "Host: MainThread, launches"),
         (1, "Counters"),
         (2, "tokens"),
+        (2, "ITL"),
         (2, "lead"),
         (1, "Recording"),
     )
@@ -92,6 +94,7 @@ def test_a_host_recording_says_so_in_its_title(tmp_path: Path) -> None:
         (1, "Host: MainThread"),
         (1, "Counters"),
         (2, "tokens"),
+        (2, "ITL"),
         (1, "Recording"),
     )
 
@@ -106,6 +109,7 @@ def test_chrome_json_shows_the_same_rows_without_groups(tmp_path: Path) -> None:
         *(f"GPU 0 · {row}" for row in ("Generations", "Stages", "Steps", "Modules", "Tokens")),
         "Host: MainThread",
         "Recording",
+        "ITL µs",
         "lead µs",
         "tokens count",
     ]
