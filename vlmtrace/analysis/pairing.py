@@ -23,7 +23,7 @@ from vlmtrace.nsight.report import GRAPH, KERNEL, Report, process_of
 from vlmtrace.timeline import names
 from vlmtrace.timeline.alignment import AffineMap
 from vlmtrace.timeline.recording import COPIES, KERNELS, NSIGHT, Pairing, Recording, Track
-from vlmtrace.timeline.spans import NONE, SpansBuilder
+from vlmtrace.timeline.spans import NONE, SpansBuilder, gathered, runs_of
 from vlmtrace.timeline.validation import validate
 
 __all__ = ["UNATTRIBUTED", "pair", "pair_alone"]
@@ -107,6 +107,7 @@ class _Pairing:
         self.processes = {process_of(one.thread) for one in matched} | {NONE}
         self.wheres: dict[_Where, int] = {}
         self.builder = SpansBuilder()
+        self.having: dict[bytes, array[int]] = {}
         whole = recording.generate_span(recording.generations[matched[0].generation])
         self.home = recording.tracks[whole.track]
 
@@ -114,7 +115,7 @@ class _Pairing:
         recording, clock = self.recording, self.clock
         where = self._where()
         told = list(self.wheres)
-        kernels = Counter(at for at, kind in zip(where, self.report.work.kind, strict=True) if kind in {KERNEL, GRAPH})
+        kernels = Counter(compress(where, self._is_kernel()))
         reasons: Counter[str] = Counter()
         for at, count in kernels.items():
             if told[at].reason:
@@ -148,6 +149,15 @@ class _Pairing:
                 tracks=(*recording.tracks, *tracks),
                 spans=spans,
                 pairing=pairing,
+            )
+        )
+
+    def _is_kernel(self) -> list[bool]:
+        """Of each operation of the report."""
+        return list(
+            map(
+                {kind: kind in {KERNEL, GRAPH} for kind in set(self.report.work.kind)}.__getitem__,
+                self.report.work.kind,
             )
         )
 
@@ -204,10 +214,10 @@ class _Pairing:
 
     def _add_work(self, rows: Sequence[int], where: array[int], told: Sequence[_Where]) -> list[Track]:
         """Add the operations as spans; the tracks that they are on."""
-        work, builder = self.report.work, self.builder
+        work, builder, runs = self.report.work, self.builder, runs_of(rows)
 
-        def column(values: Sequence[int]) -> array[int]:
-            return array("q", map(values.__getitem__, rows))
+        def column(values: array[int]) -> array[int]:
+            return gathered(values, runs)
 
         texts = [builder.intern(text) for text in self.report.strings]
         names_at = [builder.intern(_name(text)) for text in self.report.strings]
@@ -234,8 +244,9 @@ class _Pairing:
         )
         for key, values in (("stage", "stage"), ("module", "module"), ("unattributed", "reason")):
             told_texts = [getattr(one, values) for one in told]
-            interned = [builder.intern(text) if text else NONE for text in told_texts]
-            self._set(key, handles, array("q", map(interned.__getitem__, at)), text=True)
+            if any(told_texts):
+                interned = [builder.intern(text) if text else NONE for text in told_texts]
+                self._set(key, handles, array("q", map(interned.__getitem__, at)), text=True)
         for key, source, interned in (
             ("kernel", work.full, texts),
             ("grid", work.grid, texts),
@@ -258,20 +269,24 @@ class _Pairing:
 
     def _set(self, key: str, handles: range, values: array[int], *, text: bool) -> None:
         """Give the argument to those that have one."""
-        if NONE in values:
-            have = [value != NONE for value in values]
-            handles_of, values = array("q", compress(handles, have)), array("q", compress(values, have))
-        else:
-            handles_of = array("q", handles)
-        if handles_of:
-            self.builder.set_args(key, handles_of, values, text=text)
+        have = bytes(map(NONE.__ne__, values))
+        if 0 in have:
+            values = array("q", compress(values, have))
+        if values:
+            self.builder.set_args(key, self._having(handles, have), values, text=text)
+
+    def _having(self, handles: range, have: bytes) -> array[int]:
+        """Those of ``handles`` for which ``have`` has a 1; most arguments are had by the same ones."""
+        if have not in self.having:
+            self.having[have] = array("q", compress(handles, have))
+        return self.having[have]
 
     def _tracks(self, rows: Sequence[int], begin: array[int], end: array[int]) -> tuple[list[Track], array[int]]:
         """Tracks of one stream's kernels or copies, as many as it takes for none to overlap; and the track of each."""
         work, home = self.report.work, self.home
         tracks: list[Track] = []
         lanes: defaultdict[tuple[int, int, bool], list[list[int]]] = defaultdict(list)
-        is_kernel = [kind in {KERNEL, GRAPH} for kind in work.kind]
+        is_kernel = self._is_kernel()
         chosen = array("q")
         for row, start, stop in zip(rows, begin, end, strict=True):
             key = work.device[row], work.stream[row], is_kernel[row]

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 from vlmtrace.formats.launches import OPERATIONS
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Recording
-from vlmtrace.timeline.spans import NONE, ArgColumn
+from vlmtrace.timeline.spans import NONE, ArgColumn, runs_of
 
 __all__ = [
     "GENERATION",
@@ -162,7 +162,7 @@ def _cells(column: ArgColumn, first: int, behind: int) -> Iterable[int]:
     values = column.values[start:stop] if column.text else array("q", bytes(8 * (stop - start)))
     if len(values) == behind - first:
         return values
-    made = array("q", [NONE]) * (behind - first)
-    for row, value in zip(column.rows[start:stop], values, strict=True):
-        made[row - first] = value
+    made, at = array("q", [NONE]) * (behind - first), 0
+    for begin, end in runs_of(column.rows[start:stop]):
+        made[begin - first : end - first] = values[at : (at := at + end - begin)]
     return made

@@ -22,7 +22,7 @@ from vlmtrace.formats.arguments import (
 from vlmtrace.formats.document import Document
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Recording
-from vlmtrace.timeline.spans import NONE, ArgColumn, Spans, gathered
+from vlmtrace.timeline.spans import NONE, ArgColumn, Spans, gathered, runs_of
 
 __all__ = ["UNENDED", "Collector"]
 
@@ -132,7 +132,7 @@ class Collector:
         string_of = array("q", bytes(8 * len(texts)))
         for new, (_, at) in enumerate(texts):
             string_of[at] = new
-        self._cells = gathered(self._cells, _WIDTH, order)
+        self._cells = gathered(self._cells, runs_of(order), _WIDTH)
         made = {key: self._cells[number::_WIDTH] for number, key in enumerate(_COLUMNS)}
         made["name"] = array("q", map(string_of.__getitem__, made["name"]))
         return Spans(strings=tuple(text for text, _ in texts), args=self._own_columns(string_of), **made)

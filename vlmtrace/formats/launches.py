@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import COPIES, KERNELS, Recording, Track
-from vlmtrace.timeline.spans import NONE, Spans, sort_ties
+from vlmtrace.timeline.spans import NONE, Spans, gathered, runs_of, sort_ties
 
 __all__ = ["OPERATIONS", "Home", "Launches", "home_of", "host_tracks", "is_launched", "launches"]
 
@@ -68,8 +68,9 @@ class _Thread:
 
     def add(self, rows: Sequence[int], times: tuple[array[int], array[int]], level: int, calls: Iterable[int]) -> None:
         """Add what is on the row for each of the spans in ``rows``; ``times`` are begins and ends by row."""
-        self.begin.extend(map(times[0].__getitem__, rows))
-        self.end.extend(map(times[1].__getitem__, rows))
+        runs = runs_of(rows)
+        self.begin.extend(gathered(times[0], runs))
+        self.end.extend(gathered(times[1], runs))
         self.level.extend(repeat(level, len(rows)))
         self.span.extend(rows)
         self.call.extend(calls)
@@ -205,12 +206,12 @@ def _merged(by_place: dict[tuple[Home, int], tuple[_Thread, array[int]]]) -> Lau
     """The launches of all places in one order."""
     made = {key: array("q") for key in ("span", "begin", "end", "call", "place")}
     for place, (thread, items) in enumerate(by_place.values()):
+        runs = runs_of(items)
         for key in ("span", "begin", "end", "call"):
-            made[key].extend(map(getattr(thread, key).__getitem__, items))
+            made[key].extend(gathered(getattr(thread, key), runs))
         made["place"].extend([place] * len(items))
     begin, end, call, span = made["begin"], made["end"], made["call"], made["span"]
     order = array("q", sorted(range(len(begin)), key=begin.__getitem__))
     sort_ties(order, begin, lambda at: (-end[at], call[at] != NONE, span[at]))
-    return Launches(
-        **{key: array("q", map(column.__getitem__, order)) for key, column in made.items()}, places=tuple(by_place)
-    )
+    runs = runs_of(order)
+    return Launches(**{key: gathered(column, runs) for key, column in made.items()}, places=tuple(by_place))

@@ -9,7 +9,7 @@ defines it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
@@ -23,6 +23,7 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
     TrackEvent,
 )
 
+from vlmtrace.formats.beside import beside
 from vlmtrace.formats.document import dumped
 from vlmtrace.formats.facts import facts
 from vlmtrace.formats.layout import COUNTER, COUNTERS, GROUP, TRACK, Layout, Process, Row, layout_of
@@ -73,18 +74,22 @@ def written(recording: Recording) -> Iterator[bytes]:
     start = earliest(recording, layout)
     base = min(0, start, recording.origin_ns)  # a trace knows no time below 0
     yield _clocks(recording, base)
+    yield from beside(_compressed, _batches(_Packets(recording, layout, base).all(start)))
+
+
+def _batches(packets: Iterable[bytes]) -> Iterator[bytes]:
     batch = bytearray()
-    for packet in _Packets(recording, layout, base).all(start):
+    for packet in packets:
         batch += packet
         if len(batch) >= _BATCH:
-            yield _compressed(batch)
+            yield bytes(batch)
             batch.clear()
     if batch:
-        yield _compressed(batch)
+        yield bytes(batch)
 
 
-def _compressed(batch: bytearray) -> bytes:
-    packet = TracePacket(compressed_packets=zlib.compress(bytes(batch), _LEVEL))
+def _compressed(batch: bytes) -> bytes:
+    packet = TracePacket(compressed_packets=zlib.compress(batch, _LEVEL))
     made: bytes = Trace(packet=[packet]).SerializeToString()
     return made
 

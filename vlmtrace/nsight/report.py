@@ -45,7 +45,8 @@ GRAPH: Final = 3
 _PUSH_POP: Final = 59
 _DOMAIN: Final = 75
 _TID_BITS: Final = 24
-_CHUNK: Final = 5_000
+_CHUNK: Final = 500
+"""Rows fetched at once: few enough that Python makes those of the next chunk where it kept these."""
 
 _COPIES: Final = {1: "HtoD", 2: "DtoH", 8: "DtoD", 10: "PtoP"}
 """``cudaMemcpyKind`` as CUPTI numbers it; others are called by their number."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import le
 from typing import Final, overload
 
-__all__ = ["NONE", "ArgColumn", "NewSpan", "Span", "Spans", "SpansBuilder", "gathered", "sort_ties"]
+__all__ = ["NONE", "ArgColumn", "NewSpan", "Span", "Spans", "SpansBuilder", "gathered", "runs_of", "sort_ties"]
 
 NONE: Final = -1
 """What an absent row, generation or number is in an integer column (0 is a valid one of each)."""
@@ -201,17 +201,35 @@ def sort_ties(rows: array[int], begin: Sequence[int], key: Callable[[int], tuple
     rows[first:] = array("q", sorted(rows[first:], key=key))
 
 
-def gathered(cells: array[int], width: int, order: Sequence[int]) -> array[int]:
-    """The rows of ``cells``, ``width`` cells each, in ``order``; rows that follow each other are copied as one."""
-    made = array("q")
+def runs_of(order: Iterable[int]) -> list[tuple[int, int]]:
+    """``order`` as runs of rows that follow each other: of each run its first row, and the one behind its last."""
+    runs: list[tuple[int, int]] = []
     first = behind = 0
     for row in order:
         if row != behind:
-            made += cells[first * width : behind * width]
+            if first != behind:
+                runs.append((first, behind))
             first = row
         behind = row + 1
-    made += cells[first * width : behind * width]
+    if first != behind:
+        runs.append((first, behind))
+    return runs
+
+
+def gathered(cells: array[int], runs: Iterable[tuple[int, int]], width: int = 1) -> array[int]:
+    """The rows of ``cells``, ``width`` cells each, in the order of ``runs``: a run is copied as one."""
+    made = array("q")
+    for first, behind in runs:
+        made += cells[first * width : behind * width]
     return made
+
+
+def _ascending(rows: array[int]) -> tuple[array[int], array[int] | None]:
+    """``rows`` in ascending order, and the positions that they had, ``None`` where they ascended already."""
+    if all(map(le, rows, islice(rows, 1, None))):
+        return rows, None
+    by_row = array("q", sorted(range(len(rows)), key=rows.__getitem__))
+    return array("q", map(rows.__getitem__, by_row)), by_row
 
 
 class SpansBuilder:
@@ -303,24 +321,29 @@ class SpansBuilder:
 
     def freeze(self) -> tuple[Spans, array[int]]:
         """The spans in normal form, and the row of each handle. The builder holds no span afterwards."""
-        order = self._order()
-        row_of = array("q", bytes(8 * len(order)))
-        for row, handle in enumerate(order):
-            row_of[handle] = row
+        runs = runs_of(self._order())
+        row_of, row = array("q", bytes(8 * len(self))), 0
+        for first, behind in runs:
+            row_of[first:behind] = array("q", range(row, row := row + behind - first))
         strings, string_of = self._ordered_strings()
-        self._cells = gathered(self._cells, _WIDTH, order)
+        self._cells = gathered(self._cells, runs, _WIDTH)
         made = {key: self._column(key) for key in _COLUMNS}
         self._cells = array("q")
         made["name"] = array("q", map(string_of.__getitem__, made["name"]))
         made["parent"] = array("q", (NONE if p == NONE else row_of[p] for p in made["parent"]))
         args: dict[str, ArgColumn] = {}
+        known: list[tuple[array[int], array[int], array[int] | None]] = []
         for key in sorted(self._args):
             text, handles, values = self._args[key]
-            rows = array("q", map(row_of.__getitem__, handles))
-            if not all(map(le, rows, islice(rows, 1, None))):
-                by_row = sorted(range(len(rows)), key=rows.__getitem__)
-                rows, values = array("q", map(rows.__getitem__, by_row)), array("q", map(values.__getitem__, by_row))
-            args[key] = ArgColumn(text, rows, array("q", map(string_of.__getitem__, values)) if text else values)
+            if text:
+                values = array("q", map(string_of.__getitem__, values))
+            # Many arguments are of the very same spans: those share their rows.
+            same = next((one for one in known if one[0] == handles), None)
+            if same is None:
+                same = handles, *_ascending(array("q", map(row_of.__getitem__, handles)))
+                known.append(same)
+            _, rows, by_row = same
+            args[key] = ArgColumn(text, rows, values if by_row is None else array("q", map(values.__getitem__, by_row)))
         return Spans(strings=strings, args=args, **made), row_of
 
     def _order(self) -> array[int]:
