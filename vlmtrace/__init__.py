@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlmtrace.api import Session, audit_syncs, install, load, pair, render, report_page, save, span, tag, trace
+    from vlmtrace.api import (
+        Session,
+        audit_syncs,
+        export,
+        install,
+        load,
+        pair,
+        render,
+        report_page,
+        save,
+        span,
+        tag,
+        trace,
+    )
     from vlmtrace.errors import VlmtraceError
     from vlmtrace.timeline.recording import Recording
 
@@ -14,6 +27,7 @@ __all__ = [
     "Session",
     "VlmtraceError",
     "audit_syncs",
+    "export",
     "install",
     "load",
     "pair",

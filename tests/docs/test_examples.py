@@ -10,11 +10,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 import vlmtrace
+from tests import synthetic
 from tests.docs.markdown import ROOT, Block, blocks
 from tests.importer import TraceProcessor
+from tests.kernels import with_kernels
 from tests.nsight.installation import install
 from tests.saved_models import saved
 from vlmtrace.capture import demo, loading
@@ -45,6 +48,8 @@ model.generate(**inputs, max_new_tokens=2)
 GPU_TRACE = ROOT / "traces" / "qwen2.5-vl-7b-stage-transformers-5.23.pftrace"
 
 PAGES = {page: list(found) for page, found in groupby(blocks("python"), lambda block: block.document)}
+DUCKDB = [block for block in blocks("sql") if "duckdb" in block.words]
+PERFETTO = [block for block in blocks("sql") if "duckdb" not in block.words]
 CONSOLE = [block for block in blocks("console") if "$ " in block.text]
 
 
@@ -141,13 +146,21 @@ def importer(ready: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     return opened.__getitem__
 
 
-@pytest.mark.parametrize("block", blocks("sql"), ids=str)
+@pytest.mark.parametrize("block", PERFETTO, ids=str)
 def test_a_query_finds_something(block: Block, importer: Callable[[bool], TraceProcessor]) -> None:
     assert importer(True).query(block.text)
     assert bool(importer(False).query(block.text)) is ("gpu" not in block.words)
 
 
+@pytest.mark.parametrize("block", DUCKDB, ids=str)
+def test_a_query_of_tables_finds_something(block: Block, desk: Path) -> None:
+    vlmtrace.export(with_kernels(synthetic.recording(synthetic.Shape(), synthetic.Shape())), "run-tables", to="parquet")
+    with duckdb.connect() as connection:
+        assert connection.execute(block.text).fetchall()
+
+
 def test_there_are_examples_of_every_kind() -> None:
     assert len(PAGES) >= 3
     assert len(CONSOLE) >= 8
-    assert len(blocks("sql")) >= 4
+    assert len(PERFETTO) >= 4
+    assert len(DUCKDB) >= 3

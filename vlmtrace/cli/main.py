@@ -7,6 +7,7 @@ import sys
 import click
 
 from vlmtrace.cli import boundary
+from vlmtrace.cli.export import export
 from vlmtrace.cli.pair import pair
 from vlmtrace.cli.record import record
 from vlmtrace.cli.report import report
@@ -32,6 +33,7 @@ def vlmtrace(context: click.Context, debug: bool) -> int:
     return EXIT_USAGE
 
 
+vlmtrace.add_command(export)
 vlmtrace.add_command(pair)
 vlmtrace.add_command(record)
 vlmtrace.add_command(report)
