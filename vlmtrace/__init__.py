@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from vlmtrace.api import (
         Session,
         audit_syncs,
+        export,
         install,
         load,
         pair,
@@ -27,6 +28,7 @@ __all__ = [
     "Session",
     "VlmtraceError",
     "audit_syncs",
+    "export",
     "install",
     "load",
     "pair",

@@ -31,6 +31,7 @@ __all__ = [
     "Installed",
     "Session",
     "audit_syncs",
+    "export",
     "install",
     "load",
     "pair",
@@ -417,6 +418,41 @@ def save(recording: Recording, path: str | Path, *, force: bool = False) -> Path
         raise VlmtraceError(f"{str(path)!r} exists", "choose another name, or say --force")
     write_atomically(path, formats.write(recording, kind))
     return path
+
+
+def export(
+    trace: Recording | str | Path, out: str | Path, *, to: str | None = None, force: bool = False
+) -> tuple[Path, ...]:
+    """Write a recording, or the trace at a path, in another format; the files that were written.
+
+    Without ``to``, ``out`` is a trace whose format follows the name, as in :func:`save`. With ``to="csv"`` or
+    ``to="parquet"`` it is a folder, made where it is not there, and holds a file for each table (docs/tables.md). Each
+    file appears whole or not at all; with ``force``, tables that lie there and that this recording lacks are removed.
+
+    Raises:
+        UsageError: for a name or ``to`` that is no format.
+        VlmtraceError: if a file exists (without ``force``), cannot be read or written, or pyarrow is not installed.
+    """
+    out = Path(out)
+    if to is None:
+        formats.format_of(out)
+        return (save(trace if isinstance(trace, Recording) else load(trace), out, force=force),)
+    written = formats.table_writer(to)
+    there = {path for path in (out / name for name in formats.table_files(to)) if path.exists()}
+    if there and not force:
+        raise VlmtraceError(f"{str(min(there))!r} exists", "choose another folder, or say --force")
+    recording = trace if isinstance(trace, Recording) else load(trace)
+    made = []
+    try:
+        out.mkdir(exist_ok=True)
+        for name, chunks in written(recording):
+            write_atomically(out / name, chunks)
+            made.append(out / name)
+        for path in there.difference(made):
+            path.unlink()
+    except OSError as error:
+        raise VlmtraceError(f"cannot write {str(out)!r}: {error.strerror}") from error
+    return tuple(made)
 
 
 def write_atomically(path: Path, chunks: Iterator[bytes]) -> None:

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 import vlmtrace
@@ -49,6 +50,8 @@ model.generate(**inputs, max_new_tokens=2)
 GPU_TRACE = ROOT / "traces" / "qwen2.5-vl-7b-stage-transformers-5.23.pftrace"
 
 PAGES = {page: list(found) for page, found in groupby(blocks("python"), lambda block: block.document)}
+DUCKDB = [block for block in blocks("sql") if "duckdb" in block.words]
+PERFETTO = [block for block in blocks("sql") if "duckdb" not in block.words]
 CONSOLE = [block for block in blocks("console") if "$ " in block.text]
 
 
@@ -152,7 +155,7 @@ def traces(ready: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> d
     return opened
 
 
-@pytest.mark.parametrize("block", blocks("sql"), ids=str)
+@pytest.mark.parametrize("block", PERFETTO, ids=str)
 def test_a_query_finds_something_where_it_says_that_there_is_something(
     block: Block, traces: dict[str, TraceProcessor]
 ) -> None:
@@ -164,7 +167,15 @@ def test_a_query_finds_something_where_it_says_that_there_is_something(
     assert {name for name, one in traces.items() if list(one.query(block.text))} == wanted
 
 
+@pytest.mark.parametrize("block", DUCKDB, ids=str)
+def test_a_query_of_tables_finds_something(block: Block, desk: Path) -> None:
+    vlmtrace.export(with_kernels(synthetic.recording(synthetic.Shape(), synthetic.Shape())), "run-tables", to="parquet")
+    with duckdb.connect() as connection:
+        assert connection.execute(block.text).fetchall()
+
+
 def test_there_are_examples_of_every_kind() -> None:
     assert len(PAGES) >= 3
     assert len(CONSOLE) >= 8
-    assert len(blocks("sql")) >= 9
+    assert len(PERFETTO) >= 9
+    assert len(DUCKDB) >= 3

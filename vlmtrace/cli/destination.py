@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from vlmtrace.errors import TraceFormatError, UsageError, VlmtraceError
 from vlmtrace.nsight.command import RAW, REPORT
 from vlmtrace.timeline.recording import Recording
 
-__all__ = ["STDOUT", "Destination", "check_writable", "choose", "newest", "report_beside"]
+__all__ = ["STDOUT", "Destination", "check_folder", "check_writable", "choose", "newest", "report_beside"]
 
 STDOUT: Final = "-"
 _DEFAULT_FORMAT: Final = ".pftrace"
@@ -88,6 +89,21 @@ def check_writable(path: Path, *, force: bool) -> None:
         raise VlmtraceError(
             f"'{path}' cannot be written: {error.strerror}", "give a writable place after -o"
         ) from error
+
+
+def check_folder(folder: Path, names: Iterable[str], *, force: bool) -> None:
+    """See before any work is done that files of these names can be written to a folder, which may be new.
+
+    Raises:
+        VlmtraceError: it is a file, one of them exists (without ``force``), or no file can be written there.
+    """
+    if folder.is_dir():
+        for name in names:
+            check_writable(folder / name, force=force)
+    elif folder.exists():
+        raise VlmtraceError(f"'{folder}' is a file", "give a folder after -o")
+    else:
+        check_writable(folder, force=force)
 
 
 def report_beside(trace: Path, *, force: bool) -> Path:

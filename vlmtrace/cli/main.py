@@ -8,6 +8,7 @@ import click
 
 from vlmtrace.cli import boundary
 from vlmtrace.cli.check import check
+from vlmtrace.cli.export import export
 from vlmtrace.cli.open import open_trace
 from vlmtrace.cli.pair import pair
 from vlmtrace.cli.query import query
@@ -36,6 +37,7 @@ def vlmtrace(context: click.Context, debug: bool) -> int:
 
 
 vlmtrace.add_command(check)
+vlmtrace.add_command(export)
 vlmtrace.add_command(open_trace)
 vlmtrace.add_command(pair)
 vlmtrace.add_command(query)

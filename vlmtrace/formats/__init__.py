@@ -1,21 +1,24 @@
-"""A Recording as chunks of bytes and back: Perfetto protobuf and Chrome JSON."""
+"""A Recording as chunks of bytes and back: Perfetto protobuf and Chrome JSON; and, one way, as tables."""
 
 from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from vlmtrace.errors import InvalidRecordingError, TraceFormatError, UsageError
+from vlmtrace.errors import InvalidRecordingError, TraceFormatError, UsageError, VlmtraceError
 from vlmtrace.timeline.recording import Recording
 from vlmtrace.timeline.validation import validate
 
-__all__ = ["FORMATS", "format_of", "read", "write"]
+__all__ = ["FORMATS", "TABLE_FORMATS", "format_of", "read", "table_files", "table_writer", "write"]
 
 FORMATS: Final = (".pftrace", ".json", ".json.gz")
 """The formats by the suffix of their files."""
+
+TABLE_FORMATS: Final = ("csv", "parquet")
+"""The formats of tables; a table's file ends in its format's name."""
 
 _GZIP: Final = b"\x1f\x8b"
 _ELSEWHERE: Final = "make one with `vlmtrace record`"
@@ -62,6 +65,36 @@ def write(recording: Recording, format: str) -> Iterator[bytes]:  # noqa: A002
     if format == ".json.gz":
         return chrome.gzipped(chrome.written(recording))
     raise UsageError(f'no trace format is called "{format}"', f"choose one of {', '.join(FORMATS)}")
+
+
+def table_writer(format: str) -> Callable[[Recording], Iterator[tuple[str, Iterator[bytes]]]]:  # noqa: A002
+    """What makes a recording's tables in ``format``, one of :data:`TABLE_FORMATS`: file names, each with its bytes.
+
+    Raises:
+        UsageError: there is no such format.
+        VlmtraceError: its library is not installed.
+    """
+    if format == "csv":
+        from vlmtrace.formats import tables_csv
+
+        return tables_csv.written
+    if format == "parquet":
+        try:
+            from vlmtrace.formats import tables_parquet
+        except ModuleNotFoundError as error:
+            raise VlmtraceError(
+                f"Parquet needs {error.name}, which is not installed",
+                "pip install 'vlmtrace[parquet]', or ask for csv",
+            ) from error
+        return tables_parquet.written
+    raise UsageError(f"there are no tables in {format!r}", f"choose one of {', '.join(TABLE_FORMATS)}")
+
+
+def table_files(format: str) -> tuple[str, ...]:  # noqa: A002
+    """The names of all files that tables in ``format`` may have; a recording without kernels has fewer."""
+    from vlmtrace.formats.table_columns import COLUMNS
+
+    return *(f"{name}.{format}" for name in COLUMNS), *(("tables.json",) if format == "csv" else ())
 
 
 def read(path: Path) -> Recording:
