@@ -96,3 +96,37 @@ def test_a_compilation_is_seen_once_dynamo_is_loaded() -> None:
     assert compiled[0].args == {"trigger": "dynamo"}
     assert compiled[0].end > compiled[0].begin
     assert (handler.start_callbacks, handler.end_callbacks) == before
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_the_compiler_is_listened_to_again_after_it_was_reset() -> None:
+    seen = Disturbances(shortest_ns=0)
+    seen.install()
+    torch._dynamo.reset()
+    seen.watch_compiler()
+    torch.compile(lambda x: x + 2, backend="eager")(torch.ones(2))
+    torch._dynamo.reset()
+    seen.remove()
+    assert names.COMPILE in {d.name for d in seen.seen}
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_collection_between_the_graphs_of_a_compiled_function_is_not_compiled() -> None:
+    def collect(x: torch.Tensor) -> torch.Tensor:
+        x = x + 1
+        gc.collect()
+        return x + 1
+
+    def frames() -> int:
+        torch._dynamo.reset_code_caches()
+        torch._dynamo.utils.counters.clear()
+        torch.compile(collect, backend="eager")(torch.ones(2))
+        return torch._dynamo.utils.counters["frames"]["total"]
+
+    alone = frames()
+    seen = Disturbances(shortest_ns=0)
+    seen.install()
+    beside = frames()
+    seen.remove()
+    assert beside == alone
+    assert names.GC in {d.name for d in seen.seen}

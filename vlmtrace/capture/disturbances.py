@@ -5,6 +5,7 @@ They are kept apart from the tapes: a collection may begin in the middle of a ma
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import sys
@@ -19,6 +20,7 @@ from vlmtrace.timeline import names
 __all__ = ["Disturbance", "Disturbances"]
 
 _DYNAMO: Final = "torch._dynamo.callback"
+_FRAMES: Final = "torch._dynamo.eval_frame"
 
 _CALLS: Final = (
     ("torch._inductor.cudagraph_trees", "CUDAGraphTreeManager", "run_eager", names.CAPTURE, "graph warm-up"),
@@ -55,6 +57,7 @@ class Disturbances:
         self._begun: dict[tuple[str, int], int] = {}
         self._dynamo: Any = None
         self._wrapped: dict[tuple[type, str], Any] = {}
+        self._kept_from_compiler = False
 
     def install(self) -> None:
         gc.callbacks.append(self._on_collection)
@@ -63,8 +66,9 @@ class Disturbances:
     def remove(self) -> None:
         gc.callbacks.remove(self._on_collection)
         if self._dynamo is not None:
-            self._dynamo.remove_start_callback(self._on_compile_start)
-            self._dynamo.remove_end_callback(self._on_compile_end)
+            with contextlib.suppress(ValueError):  # torch._dynamo.reset() has dropped them
+                self._dynamo.remove_start_callback(self._on_compile_start)
+                self._dynamo.remove_end_callback(self._on_compile_end)
             self._dynamo = None
         for (owner, method), original in self._wrapped.items():
             setattr(owner, method, original)
@@ -72,11 +76,19 @@ class Disturbances:
 
     def watch_compiler(self) -> None:
         """Listen to the compiler if it has been loaded by now; that takes seconds, and most programs never need it."""
-        handler = getattr(sys.modules.get(_DYNAMO), "callback_handler", None)
-        if self._dynamo is None and handler is not None and hasattr(handler, "remove_start_callback"):
+        handler: Any = getattr(sys.modules.get(_DYNAMO), "callback_handler", None)
+        listening = getattr(handler, "start_callbacks", None)
+        if listening is not None and self._on_compile_start not in listening:
             handler.register_start_callback(self._on_compile_start)
             handler.register_end_callback(self._on_compile_end)
             self._dynamo = handler
+        skip = getattr(sys.modules.get(_FRAMES), "skip_code", None)
+        if skip is not None and not self._kept_from_compiler:
+            # A collection begins wherever it does, between the graphs of a compiled function too; dynamo would compile
+            # what runs then as if it were the function's own.
+            for ours in (self._on_collection, self._begin, self._end, Disturbance.__init__):
+                skip(ours.__code__)
+            self._kept_from_compiler = True
         for name, owner_name, method, told, trigger in _CALLS:
             owner = getattr(sys.modules.get(name), owner_name, None)
             original = getattr(owner, method, None)
