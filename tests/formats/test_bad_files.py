@@ -100,6 +100,8 @@ def test_damaged_bytes_never_lead_to_anything_but_the_one_line(
         formats.read(path)
     except TraceFormatError as error:
         assert "\n" not in str(error)  # noqa: PT017
+    finally:
+        path.unlink()  # what the damage spares is read, though Perfetto may refuse the file
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -116,6 +118,8 @@ def test_damage_inside_a_compressed_batch_is_told_in_one_line_too(tmp_path: Path
         formats.read(path)
     except TraceFormatError as error:
         assert "\n" not in str(error)  # noqa: PT017
+    finally:
+        path.unlink()  # what the damage spares is read, though Perfetto may refuse the file
 
 
 def test_a_recording_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
