@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 
 class FakeHost:
@@ -89,3 +90,13 @@ class FakeDevice:
         true = (self.truth[end] - self.truth[begin]) * (1 + self.drift_ppm / 1e6)
         rounded: float = struct.unpack("f", struct.pack("f", true / 1e6))[0]
         return rounded
+
+
+def allocator_counters(retries: int = 0, segments: int = 0, held: int = 0, peak: int = 0) -> dict[str, Any]:
+    """As torch nests them."""
+    return {
+        "num_alloc_retries": retries,
+        "segment": {"all": {"allocated": segments}},
+        "allocated_bytes": {"all": {"current": held, "peak": peak}},
+        "reserved_bytes": {"all": {"current": 20}},
+    }

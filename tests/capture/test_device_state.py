@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.capture.fakes import allocator_counters
 from vlmtrace.capture import device_state
-from vlmtrace.capture.device_state import DeviceState, read_state
+from vlmtrace.capture.device_state import DeviceState, SeldomState, read_state
 
 
 class FakeNvml:
@@ -62,16 +63,38 @@ def test_a_gpu_that_does_not_answer_tells_nothing(monkeypatch: pytest.MonkeyPatc
     assert read_state(0) == {}
 
 
+def test_nvml_is_asked_once_a_second_of_each_device_and_when_the_role_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, 0)
+    now = SimpleNamespace(ns=5)
+    seldom = SeldomState(lambda: now.ns)
+    asked = [(5, 0, "cold"), (6, 0, "timed"), (7, 1, "timed"), (8, 0, "timed"), (1_000_000_006, 0, "timed")]
+    told = []
+    for ns, device, role in asked:
+        now.ns = ns
+        told.append(bool(seldom(device, role)))
+    assert told == [True, True, True, False, True]
+
+
 def test_the_allocators_counters_are_differences_and_its_bytes_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    stats = SimpleNamespace(now={"num_alloc_retries": 3, "segment.all.allocated": 10, "allocated_bytes.all.peak": 5})
-    monkeypatch.setattr(torch.cuda, "memory_stats", lambda _device: dict(stats.now))
-    monkeypatch.setattr(device_state, "nvml_of", lambda _device: (None, None))
+    states = iter([allocator_counters(3, 10, 4, 5), allocator_counters(5, 11, 4, 9)])
+    monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", lambda _device: next(states))
     state = DeviceState(0)
-    stats.now |= {"num_alloc_retries": 5, "segment.all.allocated": 11, "allocated_bytes.all.peak": 9}
+    assert state.before["peak_bytes"] == 5
     assert state.change() == {
         "alloc_retries": 2,
         "segments_added": 1,
-        "allocated_bytes": 0,
-        "reserved_bytes": 0,
+        "allocated_bytes": 4,
+        "reserved_bytes": 20,
         "peak_bytes": 9,
     }
+
+
+@pytest.mark.parametrize("answer", [{}, RuntimeError("another allocator")])
+def test_without_cudas_own_allocator_there_are_no_counters(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    def stats(_device: int) -> dict[str, Any]:
+        if isinstance(answer, Exception):
+            raise answer
+        return dict(answer)
+
+    monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", stats)
+    assert DeviceState(0).change() == {}

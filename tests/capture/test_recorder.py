@@ -17,7 +17,7 @@ from torch import nn
 
 import vlmtrace
 from tests.capture.fake_nvtx import FakeDomain
-from tests.capture.fakes import FakeDevice, FakeHost
+from tests.capture.fakes import FakeDevice, FakeHost, allocator_counters
 from tests.models import NAMES, Tiny, build
 from vlmtrace.capture import lanes, recorder, tape
 from vlmtrace.capture.gpu_sampler import GpuSampler
@@ -571,7 +571,7 @@ def test_counters_of_a_device_are_of_the_device_that_the_generation_ran_on(
     watched: list[int] = []
     monkeypatch.setattr(GpuSampler, "watch", lambda _sampler, device: watched.append(device))
     held = iter(range(100, 200))
-    monkeypatch.setattr(torch.cuda, "memory_stats", lambda _device: {"allocated_bytes.all.current": next(held)})
+    monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", lambda _device: allocator_counters(held=next(held)))
     tiny = build("llava")
     with Recorder(RecorderOptions("tiny", sample_gpu=10), [tiny.model]) as made:
         for _ in range(2):

@@ -15,9 +15,10 @@ LOW_CLOCK: Final = 0.8
 def throttled(case: Case) -> Finding | None:
     """Something held the GPU's clock down while a counted generation ran, as NVML told at its end."""
     held: dict[str, int] = {}
-    told = 0
+    asked = told = 0
     for one in case.counted:
         reasons = one.generation.device_state.get("throttled_by")
+        asked += isinstance(reasons, list)
         if isinstance(reasons, list) and reasons:
             told += 1
             for reason in reasons:
@@ -28,25 +29,26 @@ def throttled(case: Case) -> Finding | None:
     return Finding(
         Slug.THROTTLED,
         f"the GPU's clock was held down at the end of {told:,} of "
-        f"{counted_text(len(case.counted), 'generation')}: {most}",
+        f"{counted_text(asked, 'generation')} that NVML was asked after: {most}",
         "cool the GPU or raise its power limit; compare only recordings that were held down alike",
     )
 
 
 def low_clocks(case: Case) -> Finding | None:
     """The SM clock was well below its highest, whatever held it there."""
-    pairs = []
-    for one in case.counted:
-        now, most = (one.generation.device_state.get(key) for key in ("sm_clock_mhz", "max_sm_clock_mhz"))
-        if isinstance(now, int) and isinstance(most, int) and now < LOW_CLOCK * most:
-            pairs.append((now, most))
-    if not pairs:
+    asked = [
+        (now, most)
+        for state in (one.generation.device_state for one in case.counted)
+        if isinstance(now := state.get("sm_clock_mhz"), int) and isinstance(most := state.get("max_sm_clock_mhz"), int)
+    ]
+    low = [(now, most) for now, most in asked if now < LOW_CLOCK * most]
+    if not low:
         return None
-    lowest, most = min(pairs)
+    lowest, most = min(low)
     return Finding(
         Slug.LOW_CLOCKS,
-        f"{len(pairs):,} of {counted_text(len(case.counted), 'generation')} ended with the SM clock at {lowest:,} of "
-        f"{most:,} MHz or little more",
+        f"{len(low):,} of {counted_text(len(asked), 'generation')} that NVML was asked after ended with the SM clock "
+        f"at {lowest:,} of {most:,} MHz or little more",
         "warm up longer, or look for a clock or power limit that somebody has set",
     )
 

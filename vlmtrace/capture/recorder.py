@@ -21,7 +21,7 @@ from torch import nn
 
 from vlmtrace.capture import outcome
 from vlmtrace.capture.composition import compose
-from vlmtrace.capture.device_state import DeviceState
+from vlmtrace.capture.device_state import DeviceState, SeldomState
 from vlmtrace.capture.disturbances import Disturbances
 from vlmtrace.capture.ended import Ended
 from vlmtrace.capture.environment import environment, working_device
@@ -107,6 +107,7 @@ class Recorder:
         self.surroundings = Surroundings(self.lanes, self.texts, keep_text=options.keep_text)
         self.plans = Plans(options.detail, options.stages)
         self.disturbances = Disturbances()
+        self._seldom_state = SeldomState()
         self.ring = None if options.slowest is None else Ring(options.slowest, self.disturbances.seen)
         self.sampler = None if options.sample_gpu is None else GpuSampler(options.sample_gpu)
         self._settled = itertools.count(1)
@@ -275,8 +276,8 @@ class Recorder:
                     return self._timed(ended, observed, functools.partial(original, model, *args, **kwargs))
                 finally:
                     self._settle(ended, observed, (args, kwargs))
-                    if state is not None and not voice.lost:
-                        ended.device_state = state.change()
+                    if device is not None and state is not None and not voice.lost:
+                        ended.device_state = state.change() | self._seldom_state(device, role)
 
     def _between_tokens(self, voice: Voice, room: int) -> None:
         """Where growing takes no time from a stage: events for the next step, and a compiler that was just loaded."""

@@ -175,7 +175,7 @@ class Generation:
     ``error`` is the exception that ended it, if one did. ``device_state`` is what changed on its device meanwhile, read
     before and after it: ``alloc_retries`` and ``segments_added`` of the allocator as differences, ``allocated_bytes``,
     ``reserved_bytes``, ``peak_bytes``, and through NVML ``sm_clock_mhz``, ``max_sm_clock_mhz``, ``temperature_c`` and
-    ``throttled_by`` as they were at its end.
+    ``throttled_by`` as they were at its end; NVML is asked once a second only.
     """
 
     index: int
