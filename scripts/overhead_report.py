@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import statistics
 import sys
@@ -137,6 +138,29 @@ def _table(own: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+LIMITS = {"eager": 1.0, "compiled": 2.0}
+"""Percent that vlmtrace's interval at stage detail is to stay below."""
+
+
+def _unresolved(mode: str, one: dict[str, Any]) -> str | None:
+    """Whether vlmtrace's interval is too wide to say that a limit is kept, and how many pairs would tell.
+
+    The half width of a median's interval falls with the root of the number of pairs:
+    :attr:`vlmtrace.analysis.overhead.Overhead.pairs_to_resolve` gives the source.
+    """
+    _middle, low, high = one["added_percent"]
+    limit = LIMITS[mode]
+    if high <= limit:
+        return None
+    if low > limit:
+        return f"- {WAYS[one['way']].title}: adds more than {limit:g} %."
+    needed = math.ceil(one["pairs"] * ((high - low) / 2 / limit) ** 2)
+    return (
+        f"- {WAYS[one['way']].title}: unresolved, its interval reaches beyond {limit:g} %. About {needed:,} pairs "
+        f"would narrow it to ± {limit:g} %; the noise of this comparison is that of the first row."
+    )
+
+
 def _told(interval: Interval) -> str:
     middle, low, high = interval
     digits = 0 if abs(middle) >= 100 else 1 if abs(middle) >= 10 else 2
@@ -154,6 +178,8 @@ def _size(one: dict[str, Any]) -> str:
 def _notes(own: list[dict[str, Any]]) -> list[str]:
     by_way = {one["way"]: one for one in own}
     lines = []
+    if "stage" in by_way and (unresolved := _unresolved(own[0]["mode"], by_way["stage"])) is not None:
+        lines.append(unresolved)
     if "stage" in by_way and "profiler" in by_way and by_way["stage"]["counted_ms"]:
         counted, low = by_way["stage"]["counted_ms"], by_way["profiler"]["added_ms"][1]
         if low > 0:
