@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import nsight_reference
+import overhead_floor
+import overhead_report
 import subtraction_study
 
 DATA: Final = Path(__file__).resolve().parents[1] / "docs" / "data" / "h100-2026-11-23"
+LATER: Final = DATA.with_name("h100-2026-11-24")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -27,8 +30,8 @@ TRANSFORMERS: Final = {"B": "5.17.0", "N": "5.23.0"}
 """The environments that ``syncs.jsonl`` names."""
 
 
-def _results(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (DATA / name).read_text().splitlines()]
+def _results(name: str, folder: Path = DATA) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
 def clock_runs() -> str:
@@ -227,8 +230,53 @@ def graph_captures() -> str:
     return table(head, map(row, _results("graph-captures.jsonl")))
 
 
+def step_times() -> str:
+    modes = {"eager": "eager", "static": "static cache, compiled", "forward": "`model.forward` compiled"}
+
+    def row(day: str, one: Mapping[str, Any]) -> Iterator[str]:
+        low, high = one["interval_percent"]
+        yield one["shape"]
+        yield modes[one["mode"]]
+        yield day
+        yield f"{one['step_p50_ms']:.2f}"
+        yield f"{one['untraced_ms_per_token']:.2f}"
+        yield f"{one['traced_ms_per_token']:.2f}"
+        yield f"{one['added_percent']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+    head = ("Shape", "Decoding", "Day", "Step, p50, ms", "Untraced, ms/token", "Traced, ms/token", "Added, % [95 %]")
+    found = [
+        (folder.name.removeprefix("h100-"), one) for folder in (DATA, LATER) for one in _results("steps.jsonl", folder)
+    ]
+    found.sort(key=lambda one: (one[1]["shape"], list(modes).index(one[1]["mode"]), one[0]))
+    return table(head, (row(*one) for one in found))
+
+
+def floor() -> str:
+    """Without and with a tool that takes NVTX, side by side."""
+    alone, beside = _results("floor.jsonl")
+    if alone["tool_attached"] or not beside["tool_attached"]:
+        raise ValueError("floor.jsonl holds a run without a tool, then one with it")
+
+    def row(name: str, title: str, digits: int = 0) -> tuple[str, ...]:
+        cells = ([*one["floor"][name]] for one in (alone, beside))
+        return title, *(f"{middle:,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]" for middle, low, high in cells)
+
+    rows = [row(name, f"{title}, ns") for name, title in overhead_floor.ROWS.items() if name in alone["floor"]]
+    rows += [row(name, title, 2) for name, title in overhead_floor.RATIOS.items()]
+    memory = [f"{one['bytes_per_event']['host_recorded']:.0f}" for one in (alone, beside)]
+    rows.append(("one event, bytes of host memory", *memory))
+    return table(("", "Alone [95 %]", "Under Nsight Systems [95 %]"), rows)
+
+
+def overhead() -> str:
+    return "\n".join(overhead_report.tables(overhead_report.read(LATER / "overhead.jsonl"))).strip()
+
+
 SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
+    "floor": floor,
+    "overhead-ways": overhead,
     "pairing": pairing,
+    "step-times": step_times,
     "graph-captures": graph_captures,
     "clock-runs": clock_runs,
     "syncs": syncs,

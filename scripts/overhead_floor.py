@@ -34,6 +34,14 @@ PARTS = {
     "guard": "is_compiling()",
     "thread": "thread-local lookup",
 }
+
+ROWS = {
+    **PARTS,
+    "sum": "sum of these, two marks",
+    "floor": "floor: all in two hooks",
+    "traced": "a stage in vlmtrace",
+}
+RATIOS = {"ratio": "vlmtrace / floor", "ratio_to_sum": "vlmtrace / sum"}
 MARKS = 2
 EVENTS = 100_000
 
@@ -372,12 +380,11 @@ def lines(made: dict[str, Any]) -> list[str]:
     tool = "attached" if made["tool_attached"] else "not attached"
     injected = " (injected)" if any(name.endswith("INJECTION64_PATH") for name in os.environ) else ""
     texts = [f"{made['gpu']} · {made['path']} · an NVTX tool is {tool}{injected}"]
-    sums = (("sum", "sum of these, two marks"), ("floor", "floor: all in two hooks"), ("traced", "a stage in vlmtrace"))
-    for name, title in (*PARTS.items(), *sums):
+    for name, title in ROWS.items():
         if name in floor:
             middle, low, high = floor[name]
             texts.append(f"{title:32} {middle:8.0f} ns  [{low:.0f}, {high:.0f}]")
-    for name, title in (("ratio", "vlmtrace / floor"), ("ratio_to_sum", "vlmtrace / sum")):
+    for name, title in RATIOS.items():
         middle, low, high = floor[name]
         texts.append(f"{title:32} {middle:8.2f}     [{low:.2f}, {high:.2f}]")
     memory = made.get("bytes_per_event")
