@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -14,16 +14,10 @@ import nsight_reference
 import overhead_floor
 import overhead_report
 import subtraction_study
+from markdown_table import table
 
 DATA: Final = Path(__file__).resolve().parents[1] / "docs" / "data" / "h100-2026-11-23"
 LATER: Final = DATA.with_name("h100-2026-11-24")
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; a bar in a cell is escaped."""
-    head = tuple(head)
-    lines = [head, ("---",) * len(head), *(tuple(row) for row in rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 TRANSFORMERS: Final = {"B": "5.17.0", "N": "5.23.0"}

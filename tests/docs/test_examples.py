@@ -29,6 +29,7 @@ from vlmtrace.viewer.views import make_views
 NOT_HERE = {
     "pip": "needs the network, and would change this environment",
     "scripts/million_spans.py": "takes minutes; tests/scripts runs it with fewer",
+    "scripts/million_kernels.py": "takes minutes; tests/scripts runs it with fewer",
     "scripts/demo": "sets up an environment of its own",
     "scripts/test": "is what runs this test",
 }
