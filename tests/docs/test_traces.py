@@ -13,14 +13,18 @@ import pytest
 import vlmtrace
 from tests.docs.markdown import ROOT
 from tests.importer import TraceProcessor, assert_clean
+from vlmtrace.timeline.recording import KERNELS, PROFILED
 
 TRACES = sorted((ROOT / "traces").glob("*.pftrace"))
 
 each_trace = pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
 
 
-def test_there_are_two_shapes_at_two_details_under_two_versions_and_five_families_more() -> None:
-    assert len(TRACES) == 8 + 5
+def test_there_are_shapes_at_several_details_under_two_versions_families_and_other_ways_of_looking() -> None:
+    details = {"stage", "module", "layer"}
+    ways = [path.stem.split("-transformers-")[0].rpartition("-")[2] for path in TRACES]
+    assert sum(way in details for way in ways) == 8 + 5
+    assert sorted(way for way in ways if way not in details) == ["compiled", "kernels"]
 
 
 @each_trace
@@ -30,7 +34,7 @@ def test_a_reference_trace_is_small_and_perfetto_finds_every_span_of_it(path: Pa
     assert processor.query("select name from stats where value != 0 and severity in ('error', 'data_loss')") == []
     found = processor.query(
         "select extract_arg(arg_set_id, 'debug.id') as row, ts, dur from slice "
-        "where category in ('stage', 'module', 'layer', 'token', 'host', 'user') order by row"
+        "where category in ('stage', 'module', 'layer', 'token', 'host', 'user', 'kernel', 'copy') order by row"
     )
     spans = vlmtrace.load(path).spans
     assert [tuple(row.values()) for row in found] == [(span.row, span.begin, span.duration) for span in spans]
@@ -50,9 +54,16 @@ def test_a_reference_trace_is_of_a_gpu_and_what_its_name_says(path: Path) -> Non
     assert recording.on_device
     assert recording.incomplete is None
     assert recording.models[0].random_weights
-    assert f"-{recording.detail}-transformers-{recording.environment['transformers']}".startswith(
-        path.stem[path.stem.index(f"-{recording.detail}-") :]
-    )
+    name, _, version = path.stem.partition("-transformers-")
+    assert str(recording.environment["transformers"]).startswith(version)
+    shape, _, shown = name.rpartition("-")
+    if shown == "compiled":
+        assert {one.mode for one in recording.generations} == {"compiled"}
+    elif shown == "kernels":
+        assert recording.generations[-1].role == PROFILED
+        assert any(track.kind == KERNELS for track in recording.tracks)
+    else:
+        assert shown == recording.detail
     command = recording.workload["command"]
     assert isinstance(command, list)
-    assert path.stem.startswith(str(command[command.index("--shape") + 1]))
+    assert shape == (str(command[command.index("--shape") + 1]) if "--shape" in command else "demo")
