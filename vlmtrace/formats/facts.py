@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from vlmtrace.timeline.recording import Json, Recording
+from vlmtrace.timeline.recording import Json, Pairing, Recording
 
 __all__ = ["Fact", "facts"]
 
@@ -28,6 +28,8 @@ def facts(recording: Recording) -> dict[str, Fact]:
         weights = ", random weights" if model.random_weights else ""
         text = f"{model.name} ({model.class_name}, {model.parameters} parameters{weights})"
         made[f"model {number}"] = _text(text)
+    if recording.pairing is not None:
+        made["kernels"] = _of(recording.pairing)
     if recording.incomplete is not None:
         made["incomplete"] = _text(recording.incomplete)
     for title, known in (("environment", recording.environment), ("workload", recording.workload)):
@@ -35,6 +37,18 @@ def facts(recording: Recording) -> dict[str, Fact]:
         if inner:
             made[title] = dict(inner)
     return made
+
+
+def _of(pairing: Pairing) -> dict[str, Fact]:
+    """Where the kernels come from, how many lie in no stage and why, and how far to trust their times."""
+    made: dict[str, Fact] = {
+        "seen by": _text(f"{pairing.tool} {pairing.product}".strip()),
+        "report": _text(pairing.report),
+        "kernels": pairing.kernels,
+        "clock bound (ns)": pairing.bound_ns,
+    }
+    lost = {_text(reason): _fact(count) for reason, count in pairing.unattributed.items()}
+    return made | ({"in no stage": dict(lost)} if lost else {})
 
 
 def _fact(value: Json) -> Fact:
