@@ -43,18 +43,27 @@ class Browser:
     """Stands in for a browser: it reads what the page of an address would read, or does nothing."""
 
     def __init__(self, *, reads: bool = True) -> None:
-        self.reads, self.opened, self.read = reads, list[str](), list[bytes]()
+        self.reads, self.opened, self._read = reads, list[str](), list[bytes]()
+        self._reading: list[threading.Thread] = []
+
+    @property
+    def read(self) -> list[bytes]:
+        """What it has read by the time that it is done: the command may end before that."""
+        for thread in self._reading:
+            thread.join()
+        return self._read
 
     def __call__(self, address: str, *_: object) -> bool:
         self.opened.append(address)
         if self.reads:
-            threading.Thread(target=self.fetch, args=(address,)).start()
+            self._reading.append(threading.Thread(target=self.fetch, args=(address,)))
+            self._reading[-1].start()
         return True
 
     def fetch(self, address: str) -> None:
         request = urllib.request.Request(unquote(address.partition("?url=")[2]), headers={"Origin": PERFETTO})
         with urllib.request.urlopen(request, timeout=10) as answer:
-            self.read.append(answer.read())
+            self._read.append(answer.read())
 
 
 @pytest.fixture
