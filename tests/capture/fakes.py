@@ -92,6 +92,14 @@ class FakeDevice:
         return rounded
 
 
+class Fake:
+    """A device under every recorder of a test: its queue runs behind the host, its clock drifts."""
+
+    def __init__(self) -> None:
+        self.host = FakeHost(tick=1_000)
+        self.device = FakeDevice(self.host, latency=5_000, drift_ppm=20)
+
+
 def allocator_counters(retries: int = 0, segments: int = 0, held: int = 0, peak: int = 0) -> dict[str, Any]:
     """As torch nests them."""
     return {
