@@ -108,3 +108,29 @@ def allocator_counters(retries: int = 0, segments: int = 0, held: int = 0, peak:
         "allocated_bytes": {"all": {"current": held, "peak": peak}},
         "reserved_bytes": {"all": {"current": 20}},
     }
+
+
+class FakeAllocator:
+    """The counters of a caching allocator: what is held, and its peak since the last reset. Every call is counted."""
+
+    def __init__(self, held: int = 0) -> None:
+        self.held = self.peak = held
+        self.reads = 0
+        self.resets = 0
+
+    def hold(self, size: int) -> None:
+        self.held += size
+        self.peak = max(self.peak, self.held)
+
+    def need(self, size: int) -> None:
+        """Hold so much for a moment."""
+        self.hold(size)
+        self.held -= size
+
+    def stats(self, _device: int) -> dict[str, Any]:
+        self.reads += 1
+        return allocator_counters(held=self.held, peak=self.peak)
+
+    def reset(self, _device: int) -> None:
+        self.resets += 1
+        self.peak = self.held
