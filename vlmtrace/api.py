@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from vlmtrace import formats, report
@@ -60,9 +59,7 @@ class Session:
         self._recorder.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         incomplete = None if error is None else f"{type(error).__name__}: {error}".rstrip(": ")
         self._recording = self._recorder.finish(incomplete)
 
@@ -90,7 +87,7 @@ class Session:
         return save(self.recording, path, force=force)
 
 
-def trace(
+def trace(  # noqa: PLR0913  (what may be said of a recording, each by its name)
     model: nn.Module | None = None,
     *,
     detail: str = "stage",
@@ -98,20 +95,25 @@ def trace(
     name: str = "recording",
     keep_text: bool = False,
     random_weights: bool = False,
+    memory: bool = False,
 ) -> Session:
     """Record every ``generate()`` of ``model`` (of any model, without one) inside a ``with`` block.
 
     ``detail`` is ``stage``, ``module`` or ``layer``. ``stages`` names modules that discovery does not find:
     ``{"vision": "model.vision_backbone"}``. ``keep_text`` stores decoded text; else outputs are kept as hashes.
-    ``random_weights`` says that the weights are random, and so do the summary and the trace.
+    ``random_weights`` says that the weights are random, and so do the summary and the trace. ``memory`` reads torch's
+    allocator where stages begin and end, for the peak of each; that resets the peak statistics of the process.
 
     Raises:
-        UsageError: for an unknown detail or a stage path that the model does not have.
+        UsageError: for an unknown detail, a stage path that the model does not have, ``memory`` without a CUDA device.
         VlmtraceError: if torch or transformers is missing, or another recording is running.
     """
     with _needing_record_extra():
+        from vlmtrace.capture.memory import check
         from vlmtrace.capture.recorder import Recorder, RecorderOptions
-    options = RecorderOptions(name, _detail(detail), _paths(stages), keep_text)
+    if memory:
+        check()
+    options = RecorderOptions(name, _detail(detail), _paths(stages), keep_text, memory=memory)
     recorder = Recorder(options, None if model is None else [model])
     recorder.random_weights = random_weights
     return Session(recorder)
@@ -238,10 +240,7 @@ class Profiled:
 
 
 def profile_kernels(
-    model: nn.Module | None = None,
-    *,
-    detail: str = "stage",
-    stages: Mapping[str, str | tuple[str, ...]] | None = None,
+    model: nn.Module | None = None, *, detail: str = "stage", stages: Mapping[str, str | tuple[str, ...]] | None = None
 ) -> Profiled:
     """See the kernels of every ``generate()`` of ``model`` inside a ``with`` block, with torch.profiler.
 
@@ -350,9 +349,8 @@ def load(path: str | Path) -> Recording:
         TraceFormatError: if the file is damaged, or another tool's.
         VlmtraceError: if it cannot be read.
     """
-    path = Path(path)
     try:
-        return formats.read(path)
+        return formats.read(Path(path))
     except OSError as error:
         raise VlmtraceError(f"cannot read {str(path)!r}: {error.strerror}") from error
 

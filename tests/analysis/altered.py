@@ -20,6 +20,13 @@ def with_args(recording: Recording, name: str, key: str, value_of: Callable[[Spa
     return replace(recording, spans=replace(spans, args={**spans.args, key: column}))
 
 
+def with_peaks(recording: Recording, peak_of: Callable[[Span], int | None]) -> Recording:
+    """``recording`` whose spans tell the peak of the allocator in bytes, those for which there is one."""
+    told = [(span.row, peak) for span in recording.spans if (peak := peak_of(span)) is not None]
+    column = ArgColumn(False, *(array("q", (pair[at] for pair in told)) for at in (0, 1)))
+    return replace(recording, spans=replace(recording.spans, args={**recording.spans.args, "peak_bytes": column}))
+
+
 def with_drafts(recording: Recording, *told: tuple[int, int]) -> Recording:
     """``recording`` whose forwards, prefills and steps in order, tell how many tokens were proposed and accepted."""
     rows = array("q", (span.row for span in recording.spans if span.name in (names.PREFILL, names.STEP)))

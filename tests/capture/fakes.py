@@ -92,6 +92,14 @@ class FakeDevice:
         return rounded
 
 
+class Fake:
+    """A device under every recorder of a test: its queue runs behind the host, its clock drifts."""
+
+    def __init__(self) -> None:
+        self.host = FakeHost(tick=1_000)
+        self.device = FakeDevice(self.host, latency=5_000, drift_ppm=20)
+
+
 def allocator_counters(retries: int = 0, segments: int = 0, held: int = 0, peak: int = 0) -> dict[str, Any]:
     """As torch nests them."""
     return {
@@ -100,3 +108,29 @@ def allocator_counters(retries: int = 0, segments: int = 0, held: int = 0, peak:
         "allocated_bytes": {"all": {"current": held, "peak": peak}},
         "reserved_bytes": {"all": {"current": 20}},
     }
+
+
+class FakeAllocator:
+    """The counters of a caching allocator: what is held, and its peak since the last reset. Every call is counted."""
+
+    def __init__(self, held: int = 0) -> None:
+        self.held = self.peak = held
+        self.reads = 0
+        self.resets = 0
+
+    def hold(self, size: int) -> None:
+        self.held += size
+        self.peak = max(self.peak, self.held)
+
+    def need(self, size: int) -> None:
+        """Hold so much for a moment."""
+        self.hold(size)
+        self.held -= size
+
+    def stats(self, _device: int) -> dict[str, Any]:
+        self.reads += 1
+        return allocator_counters(held=self.held, peak=self.peak)
+
+    def reset(self, _device: int) -> None:
+        self.resets += 1
+        self.peak = self.held

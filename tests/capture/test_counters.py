@@ -108,6 +108,7 @@ def test_the_allocator_s_bytes_are_those_before_and_after_each_generation() -> N
         SimpleNamespace(
             device=0,
             cache=None,
+            readings=(),
             memory_before={"allocated_bytes": 100 + at, "reserved_bytes": 500, "peak_bytes": 100},
             device_state={"allocated_bytes": 110 + at, "reserved_bytes": 600, "sm_clock_mhz": 1980},
         )

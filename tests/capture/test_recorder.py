@@ -8,7 +8,6 @@ import pickle
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,9 +16,9 @@ from torch import nn
 
 import vlmtrace
 from tests.capture.fake_nvtx import FakeDomain
-from tests.capture.fakes import FakeDevice, FakeHost, allocator_counters
+from tests.capture.fakes import Fake, allocator_counters
 from tests.models import NAMES, Tiny, build
-from vlmtrace.capture import lanes, recorder, tape
+from vlmtrace.capture import recorder
 from vlmtrace.capture.gpu_sampler import GpuSampler
 from vlmtrace.capture.plans import Plans
 from vlmtrace.capture.recorder import Recorder, RecorderOptions
@@ -497,26 +496,6 @@ def test_a_users_preprocessing_is_the_stage_of_that_name() -> None:
     (request,) = recording.spans.named(names.REQUEST)
     assert preprocess.parent == request.row
     assert counts(recording)["prefill"] == 1, "a span called as a stage inside generate is not that stage"
-
-
-class Fake:
-    """A device under every recorder of a test: its queue runs behind the host, its clock drifts."""
-
-    def __init__(self) -> None:
-        self.host = FakeHost(tick=1_000)
-        self.device = FakeDevice(self.host, latency=5_000, drift_ppm=20)
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
-    made = Fake()
-    monkeypatch.setattr(recorder, "cuda_index", lambda _device: 0)
-    monkeypatch.setattr(lanes, "clock_of", lambda _device: made.device)
-    monkeypatch.setattr(lanes, "settle_device", lambda _device: None)
-    monkeypatch.setattr(lanes, "monotonic_ns", made.host.now)
-    monkeypatch.setattr(tape, "monotonic_ns", made.host.now)
-    yield made
-    assert not made.device.alive, "events are left on the device"
 
 
 def test_on_a_device_stages_are_timed_by_its_clock_and_one_wait_is_added(fake: Fake) -> None:

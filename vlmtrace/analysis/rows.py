@@ -28,7 +28,8 @@ class StageRow:
     ``calls`` per generation. ``p50`` and ``p95`` are ns over the generations in which the stage ran, of the sum per
     generation (``decode.step``: of each step); ``None`` where it never ran. ``share`` is Σ stage / Σ generate, given
     for ``generate`` and the four parts that add up to it. ``largest`` is the part that made up most of ``other``, and
-    its median.
+    its median. ``peak`` is the most bytes that torch's allocator held in the stage, over all counted generations;
+    ``None`` where that was not read.
     """
 
     stage: str
@@ -38,6 +39,7 @@ class StageRow:
     share: float | None = None
     judgement: Judgement | None = None
     largest: tuple[str, float] | None = None
+    peak: int | None = None
 
 
 _Part: TypeAlias = tuple[int, int | None]
@@ -74,7 +76,14 @@ def _row(
         share=ratio(sum(totals), generate) if stage in _ALWAYS and totals else None,
         judgement=judgement,
         largest=_largest(chosen) if stage == OTHER else None,
+        peak=_peak(chosen, stage),
     )
+
+
+def _peak(chosen: Sequence[Measured], stage: str) -> int | None:
+    read = _WITH_PEAKS.get(stage)
+    told = (span.args.get("peak_bytes") for one in chosen for span in (() if read is None else read(one)))
+    return max((peak for peak in told if isinstance(peak, int)), default=None)
 
 
 def _largest(chosen: Sequence[Measured]) -> tuple[str, float] | None:
@@ -122,3 +131,9 @@ _STAGES: Final[tuple[tuple[str, Callable[[Measured], _Part]], ...]] = (
     (names.DETOKENIZE, _around(names.DETOKENIZE)),
 )
 _ALWAYS: Final = frozenset((names.GENERATE, names.VISION, names.PREFILL, names.DECODE, OTHER))
+_WITH_PEAKS: Final[Mapping[str, Callable[[Measured], Sequence[Span]]]] = {
+    names.GENERATE: lambda one: (one.stages.generate,),
+    names.VISION: lambda one: one.stages.vision,
+    names.PREFILL: lambda one: one.stages.prefill,
+    names.DECODE: lambda one: one.stages.decode,
+}

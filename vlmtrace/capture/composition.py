@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from vlmtrace.capture.counters import with_counters
 from vlmtrace.capture.ended import Ended
+from vlmtrace.capture.memory import tell_peaks
 from vlmtrace.capture.requests import requests
 from vlmtrace.timeline import names
 from vlmtrace.timeline.alignment import AffineMap, Constraints, Rate, fit_offset, fit_rate, tightest_marks
@@ -209,6 +210,7 @@ class _Composer:
         prefill = next((node for node in generate.children if node.name == names.PREFILL), None)
         if prefill is not None and knows_cache:
             prefill.args["kv"] = ended.prompt_tokens
+        tell_peaks(generate, ended.readings, ended.voice.tape.marks)
         self._place(ended, generate)
 
     def _place(self, ended: Ended, generate: Node) -> None:
@@ -291,7 +293,7 @@ class _Composer:
         order = sorted(range(len(self.clocks)), key=lambda at: self.clocks[at].generation)
         place = {at: new for new, at in enumerate(order)}
         generations = tuple(replace(g, clock=None if g.clock is None else place[g.clock]) for g in generations)
-        marks = [ended.last - ended.first for ended in self.ended]
+        counted = ((ended.last - ended.first, ended.reading_ns) for ended in self.ended)
         cost = Cost(
             path=self.path,
             marks=self.marks,
@@ -300,7 +302,7 @@ class _Composer:
             anchor_waits=self.anchor_waits,
             mark_ns=self.mark_ns,
             range_ns=self.range_ns,
-            host_ns=tuple(count * self.mark_ns + count // 2 * self.range_ns for count in marks),
+            host_ns=tuple(marks * self.mark_ns + marks // 2 * self.range_ns + read for marks, read in counted),
         )
         random = recorder.random_weights
         sampler = recorder.sampler

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Final
 
+from vlmtrace.capture import memory
 from vlmtrace.capture.ended import Ended
 from vlmtrace.timeline import names
-from vlmtrace.timeline.recording import Counter, Recording, Track
+from vlmtrace.timeline.alignment import AffineMap
+from vlmtrace.timeline.recording import Counter, Generation, Json, Recording, Track
 
 __all__ = ["counter", "with_counters"]
 
@@ -19,8 +22,8 @@ _CACHE: Final = "KV cache"
 
 
 def counter(name: str, unit: str, device: int | None, samples: Iterable[tuple[int, int]]) -> Counter:
-    """A counter of ``samples``: time on the axis and value, in any order."""
-    ordered = sorted(samples)
+    """A counter of ``samples``: time on the axis and value, in any order; at one time, the last is what holds."""
+    ordered = sorted(samples, key=itemgetter(0))
     return Counter(name, unit, device, *(array("q", (sample[at] for sample in ordered)) for at in (0, 1)))
 
 
@@ -52,16 +55,27 @@ def _cache(recording: Recording, ended: Sequence[Ended]) -> Iterator[Counter]:
 
 
 def _memory(recording: Recording, ended: Sequence[Ended]) -> Iterator[Counter]:
-    """The allocator's bytes on each device, as they were before and after each generation."""
+    """The allocator's bytes on each device."""
     for name, key in _MEMORY:
         samples: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
         for one, kept in zip(recording.generations, ended, strict=True):
             if kept.device is None:
                 continue
-            span = recording.generate_span(one)
-            for time, told in ((span.begin, kept.memory_before), (span.end, kept.device_state)):
+            for time, told in _told(recording, one, kept):
                 value = told.get(key)
                 if isinstance(value, int):
                     samples[kept.device].append((time, value))
         for device, made in samples.items():
             yield counter(name, "bytes", device, made)
+
+
+def _told(recording: Recording, one: Generation, kept: Ended) -> Iterator[tuple[int, Mapping[str, Json]]]:
+    """What the allocator held, and when: before and after a generation, and at the borders of its stages if asked."""
+    if not kept.readings or one.clock is None:
+        span = recording.generate_span(one)
+        yield span.begin, kept.memory_before
+        yield span.end, kept.device_state
+        return
+    clock = recording.clocks[one.clock]
+    to_axis = AffineMap(clock.offset_ns, clock.pivot_ns, clock.rate_ppb, clock.bound_ns, clock.widened_ns)
+    yield from memory.samples(kept.readings, kept.voice.tape.marks, to_axis)

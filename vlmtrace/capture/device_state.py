@@ -15,7 +15,7 @@ import torch
 from vlmtrace.capture.clocks import monotonic_ns
 from vlmtrace.timeline.recording import Json
 
-__all__ = ["DeviceState", "SeldomState", "nvml_of", "read_state"]
+__all__ = ["DeviceState", "SeldomState", "allocator_state", "nvml_of", "read_state"]
 
 _PREFIXES: Final = ("nvmlClocksEventReason", "nvmlClocksThrottleReason")
 _PERIOD_NS: Final = 1_000_000_000
@@ -30,11 +30,11 @@ class DeviceState:
 
     def __init__(self, device: int) -> None:
         self._device = device
-        self.before = _allocator(device)
+        self.before = allocator_state(device)
 
     def change(self) -> dict[str, Json]:
         """Counters as differences (retries, new segments), and bytes as they are now."""
-        after = _allocator(self._device)
+        after = allocator_state(self._device)
         made: dict[str, Json] = {
             key: after[key] - self.before[key] for key in ("alloc_retries", "segments_added") if key in after
         }
@@ -59,7 +59,7 @@ class SeldomState:
         return read_state(device)
 
 
-def _allocator(device: int) -> dict[str, int]:
+def allocator_state(device: int) -> dict[str, int]:
     """The caching allocator's counters. Absent without CUDA's own allocator."""
     try:
         # Not memory_stats(), which flattens and sorts a hundred of them.

@@ -12,6 +12,7 @@ import torch
 
 from vlmtrace.capture import outcome
 from vlmtrace.capture.cache_layout import CacheLayout, layout_of
+from vlmtrace.capture.memory import Reading
 from vlmtrace.timeline.recording import Json
 from vlmtrace.timeline.spans import NONE
 
@@ -28,7 +29,9 @@ STILL_RUNNING: Final = "still running when the recording ended"
 class Ended:
     """What is kept of a generation until the recording is composed. ``first`` and ``last`` bound its marks.
 
-    It is ``running`` until everything about it is known; ``settling`` is held while that is found out.
+    ``readings`` are the allocator's at the borders of its stages, if they were asked for; ``reading_ns`` is how long
+    those inside of it took on the host. It is ``running`` until everything about it is known; ``settling`` is held
+    while that is found out.
     """
 
     voice: Voice
@@ -52,6 +55,8 @@ class Ended:
     tags: dict[str, Json] = field(default_factory=dict)
     device_state: dict[str, Json] = field(default_factory=dict)
     memory_before: Mapping[str, Json] = field(default_factory=dict)
+    readings: Sequence[Reading] = ()
+    reading_ns: int = 0
     cache: CacheLayout | None = None
     new_tokens: tuple[int, ...] = ()
     running: bool = True
@@ -86,6 +91,9 @@ class Ended:
         self.proposed = tuple(observed.proposed)
         self.beams = getattr(config, "num_beams", None) or 1
         self.cache, observed.cache = layout_of(observed.cache), None
+        meter = self.voice.meter
+        if meter is not None:
+            self.readings, self.reading_ns = meter.readings, meter.host_ns
         self.inputs = inputs
         if observed.prompt_tokens > 0:
             self.inputs["prompt_tokens"] = observed.prompt_tokens
@@ -95,6 +103,10 @@ class Ended:
             self.inputs["beams"] = self.beams
         if not self.uses_cache:
             self.inputs["use_cache"] = False
+
+    def own_peak(self) -> dict[str, Json]:
+        """The allocator's peak in this generation alone; empty where that was not asked for."""
+        return {"peak_bytes": max(one.peak for one in self.readings[1:])} if len(self.readings) > 1 else {}
 
     def count(self, answers: Sequence[tuple[int, torch.Tensor]], ends: frozenset[int]) -> None:
         """Count each sequence's new tokens, over all loops.

@@ -95,7 +95,8 @@ class KernelProfile:
     """
 
     def __init__(self, models: Sequence[nn.Module] | None, options: RecorderOptions) -> None:
-        self.recorder = Recorder(replace(options, name="kernels", sample_gpu=None), models, ProfilerDomain())
+        options = replace(options, name="kernels", sample_gpu=None, memory=False)
+        self.recorder = Recorder(options, models, ProfilerDomain())
         self.recorder.role = PROFILED
         self._profile: Any = None
         self._open = ExitStack()

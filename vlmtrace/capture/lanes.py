@@ -16,7 +16,8 @@ from torch import nn
 
 from vlmtrace.capture.boundaries import span_hooks
 from vlmtrace.capture.clocks import DeviceClock, clock_of, monotonic_ns
-from vlmtrace.capture.listeners import Fanout, Listener, NvtxRanges
+from vlmtrace.capture.listeners import Fanout, Listener, Mark, NvtxRanges
+from vlmtrace.capture.memory import Allocator, MemoryMeter
 from vlmtrace.capture.observed import CURRENT, Loop, Observed
 from vlmtrace.capture.tape import Tape
 from vlmtrace.timeline import names
@@ -36,7 +37,10 @@ _BATCHES: Final = 15
 
 @dataclass(slots=True, eq=False)
 class Voice:
-    """One thread on one clock: its tape, its NVTX ranges if a tool listens, and the listener that tells both."""
+    """One thread on one clock: its tape, its NVTX ranges if a tool listens, and the listener that tells all.
+
+    ``meter`` is what reads the device's allocator, if that was asked for.
+    """
 
     tape: Tape
     ranges: NvtxRanges | None
@@ -44,6 +48,7 @@ class Voice:
     mark_ns: int = 0
     range_ns: int = 0
     lost: bool = False
+    meter: MemoryMeter | None = None
 
     @property
     def depth(self) -> int:
@@ -54,6 +59,8 @@ class Voice:
         self.tape.mark(~kind, NONE)
         if self.ranges is not None:
             self.ranges.unwind(depth)
+        if self.meter is not None:
+            self.meter.close()
 
     @contextmanager
     def range(self, kind: int) -> Iterator[None]:
@@ -129,13 +136,17 @@ class Lanes:
     """The lanes of all threads that took part in a recording.
 
     Where it never ``waits``, a voice has no anchors, its cost is measured once for all threads, and ``all`` stays
-    empty: whoever is told of a lane's generations knows it.
+    empty: whoever is told of a lane's generations knows it. ``memory`` says to read the allocators of devices.
     """
 
-    def __init__(self, texts: Callable[[int], str], domain: Any | None, *, waits: bool = True) -> None:
+    def __init__(
+        self, texts: Callable[[int], str], domain: Any | None, *, waits: bool = True, memory: bool = False
+    ) -> None:
         self._texts = texts
         self._domain = domain
         self._waits = waits
+        self._memory = memory
+        self._allocators: dict[int, Allocator] = {}
         self._costs: dict[int | None, tuple[int, int]] = {}
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -173,10 +184,11 @@ class Lanes:
             clock = None if device is None else self._clocks[device]
         tape = Tape(clock, _ROOM, monotonic_ns)
         ranges = None if self._domain is None else NvtxRanges(self._domain, self._texts)
-        listener: Listener = tape if ranges is None else Fanout(tape, ranges)
-        voice = Voice(tape, ranges, listener)
+        meter = None if device is None or not self._memory else self._meter(device, tape)
+        heard: Listener = tape if meter is None else Fanout(meter, tape)
+        voice = Voice(tape, ranges, heard if ranges is None else Fanout(heard, ranges), meter=meter)
         if self._waits or device not in self._costs:
-            self._costs[device] = (_mark_cost(tape), 0 if ranges is None else _range_cost(ranges))
+            self._costs[device] = (_mark_cost(tape, heard.mark), 0 if ranges is None else _range_cost(ranges))
         voice.mark_ns, voice.range_ns = self._costs[device]
         if clock is not None and self._waits:
             # Nothing marked while calibrating is kept, and the first anchor must follow all of it.
@@ -187,14 +199,22 @@ class Lanes:
             tape.discard()
         return voice
 
+    def _meter(self, device: int, tape: Tape) -> MemoryMeter:
+        with self._lock:
+            allocator = self._allocators.setdefault(device, Allocator(device))
+        return MemoryMeter(tape, allocator, monotonic_ns)
+
 
 def settle_device(device: int | None) -> None:
     """Wait until a device has done all that was asked of it; only outside of generations."""
     torch.cuda.synchronize(device)
 
 
-def _mark_cost(tape: Tape) -> int:
-    """Nanoseconds that one mark costs the model: half of what a hooked module call takes longer than a bare one."""
+def _mark_cost(tape: Tape, mark: Mark) -> int:
+    """Nanoseconds that one mark costs the model: half of what a hooked module call takes longer than a bare one.
+
+    ``mark`` ends on ``tape``. A layer's are made, at which no memory is read.
+    """
     module = nn.Identity()
     value = torch.empty(0)
 
@@ -208,8 +228,8 @@ def _mark_cost(tape: Tape) -> int:
     timed()
     bare = median(timed() for _ in range(_BATCHES))
     tape.reserve(2 * _CALLS * (_BATCHES + 1))
-    hooks = list(span_hooks(module, names.KIND_OF[names.ENCODER], 0))
-    CURRENT.observed = Observed(tape.mark, lambda: None, Loop(module))
+    hooks = list(span_hooks(module, names.KIND_OF[names.LAYER], 0))
+    CURRENT.observed = Observed(mark, lambda: None, Loop(module))
     try:
         timed()
         hooked = median(timed() for _ in range(_BATCHES))

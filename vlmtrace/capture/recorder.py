@@ -59,7 +59,8 @@ class RecorderOptions:
 
     Steps and tokens are always recorded; with ``every`` = N the layers and the head of one step in N only.
     With ``slowest`` = N nothing waits, and only the N slowest generations are kept: see :class:`Ring`.
-    ``sample_gpu`` is how often a second a thread asks NVML about the GPUs, ``None`` for never.
+    ``sample_gpu`` is how often a second a thread asks NVML about the GPUs, ``None`` for never. ``memory`` reads the
+    allocator of the device that a generation runs on at the borders of its stages; not with ``slowest``.
     """
 
     name: str
@@ -70,6 +71,7 @@ class RecorderOptions:
     every: int = 1
     slowest: int | None = None
     sample_gpu: int | None = None
+    memory: bool = False
 
 
 _active: Recorder | None = None
@@ -103,7 +105,8 @@ class Recorder:
         self.texts: list[str] = list(names.KINDS)
         if domain is None and options.nvtx:
             domain = attached_nvtx_domain()
-        self.lanes = Lanes(self.texts.__getitem__, domain, waits=options.slowest is None)
+        waits = options.slowest is None
+        self.lanes = Lanes(self.texts.__getitem__, domain, waits=waits, memory=options.memory and waits)
         self.surroundings = Surroundings(self.lanes, self.texts, keep_text=options.keep_text)
         self.plans = Plans(options.detail, options.stages)
         self.disturbances = Disturbances()
@@ -277,7 +280,7 @@ class Recorder:
                 finally:
                     self._settle(ended, observed, (args, kwargs))
                     if device is not None and state is not None and not voice.lost:
-                        ended.device_state = state.change() | self._seldom_state(device, role)
+                        ended.device_state = state.change() | self._seldom_state(device, role) | ended.own_peak()
 
     def _between_tokens(self, voice: Voice, room: int) -> None:
         """Where growing takes no time from a stage: events for the next step, and a compiler that was just loaded."""

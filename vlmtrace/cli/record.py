@@ -55,13 +55,15 @@ def record(context: click.Context, /, **given: Any) -> int:
     loading.check_installed()
     if given["nsys"]:
         return record_nsys.record_under_nsys(context, given, talk)
-    from vlmtrace.capture import gpu_sampler
+    from vlmtrace.capture import gpu_sampler, memory
 
     given["handover"] = state.handover
     if given["dry_run"]:
         return _dry_run(given, talk)
     if given["sample_gpu"] is not None:
         gpu_sampler.check()
+    if given["memory"]:
+        memory.check()
     if given["command"]:
         return _record_program(given, facts, talk)
     return _record_model(given, facts, talk)
@@ -244,6 +246,7 @@ def _recorder_options(name: str, given: Mapping[str, Any]) -> RecorderOptions:
         stages=record_options.stage_paths(given),
         keep_text=given["keep_text"],
         sample_gpu=given["sample_gpu"],
+        memory=given["memory"],
     )
 
 

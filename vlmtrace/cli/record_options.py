@@ -129,6 +129,12 @@ def trace_options(command: C) -> C:
             help="Ask NVML for utilisation, clock, power and temperature of the GPU, HZ times a second.",
         ),
         click.option(
+            "--memory",
+            is_flag=True,
+            help="Read torch's allocator where stages begin and end, and tell each stage's peak. Resets the peak "
+            "statistics that a program of yours may read.",
+        ),
+        click.option(
             "--max-overhead",
             callback=_parts_per_million,
             metavar="P%",

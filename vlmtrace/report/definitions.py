@@ -127,6 +127,9 @@ COLUMNS: Final = {
     "share": "sum of the stage / sum of generate, over the counted generations",
     "verdict": "who waits for whom: lead_share = how long before the device ended the stage the host had finished "
     "launching it / duration (decode: summed over steps)",
+    "peak_bytes": "the most that torch's allocator held on the generation's device in the stage, over the counted "
+    "generations (prefill: without a vision inside it; decode: up to the next stage or the end of generate); null "
+    "where it was not read (record --memory)",
 }
 """What each column of a stage row means."""
 

@@ -132,6 +132,7 @@ def _stage(row: StageRow) -> dict[str, Json]:
         "p95_ms": _ms(row.p95),
         "share": row.share,
         "verdict": _judgement(row.judgement),
+        "peak_bytes": row.peak,
     }
     if row.largest is not None:
         name, ns = row.largest

@@ -41,6 +41,9 @@ _CHILDREN: Final = {
     names.GAP: names.DECODE,
     OTHER: names.GENERATE,
 }
+_WITH_PEAKS: Final = (names.GENERATE, names.VISION, names.PREFILL, names.DECODE)
+_MB: Final = 1_000_000
+_GB: Final = 1_000_000_000
 _SHORT_VERDICTS: Final = {Verdict.GPU: "GPU", Verdict.MIXED: "mixed", Verdict.HOST: "host", Verdict.UNKNOWN: "unknown"}
 
 
@@ -152,9 +155,9 @@ def footnotes(summary: Summary) -> list[str]:
 
 
 def totals(summary: Summary) -> list[list[str]]:
-    """The lines below the table: latency, throughput, drafts, one real sum, and what tracing cost."""
+    """The lines below the table: latency, throughput, drafts, peak memory, one real sum, and what tracing cost."""
     places = decimals(summary)
-    lines = [_latency(summary, places), _throughput(summary), _drafts(summary)]
+    lines = [_latency(summary, places), _throughput(summary), _drafts(summary), _memory(summary)]
     if summary.nearest is not None:
         lines.append(_sum(summary.nearest, places))
     lines += [_tracing(summary), added_parts(summary.tracing.added)]
@@ -255,6 +258,20 @@ def _drafts(summary: Summary) -> list[str]:
         return []
     rate = percent(summary.metrics["acceptance_rate"].value)
     return [f"drafts: {proposed:,} tokens proposed", f"{accepted:,} accepted" + (f" ({rate})" if rate else "")]
+
+
+def _memory(summary: Summary) -> list[str]:
+    """The most that the allocator held, in which stage that was, and the peaks of the others."""
+    rows = [row for stage in _WITH_PEAKS if (row := summary.row(stage)) is not None]
+    peaks = {row.stage: row.peak for row in rows if row.peak is not None}
+    whole = peaks.pop(names.GENERATE, None)
+    if whole is None:
+        return []
+    scale, unit = (_GB, "GB") if whole >= _GB else (_MB, "MB")
+    highest = next((stage for stage, peak in peaks.items() if peak == whole), None)
+    others = ", ".join(f"{stage} {significant(peak / scale)}" for stage, peak in peaks.items() if stage != highest)
+    where = "outside of these stages" if highest is None else f"in {highest}"
+    return [f"peak memory {significant(whole / scale)} {unit} {where}" + (f" ({others})" if others else "")]
 
 
 def _sum(nearest: Measured, places: int) -> list[str]:

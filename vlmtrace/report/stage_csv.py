@@ -11,7 +11,7 @@ from vlmtrace.units import NS_PER_MS
 
 __all__ = ["HEADINGS", "stage_csv"]
 
-HEADINGS: Final = ("stage", "calls_min", "calls_max", "p50_ms", "p95_ms", "share", "verdict")
+HEADINGS: Final = ("stage", "calls_min", "calls_max", "p50_ms", "p95_ms", "share", "verdict", "peak_bytes")
 
 
 def stage_csv(summary: Summary) -> str:
@@ -21,7 +21,8 @@ def stage_csv(summary: Summary) -> str:
     writer.writerow(HEADINGS)
     for row in summary.rows:
         verdict = "" if row.judgement is None else row.judgement.verdict.value
-        writer.writerow((row.stage, *row.calls, _ms(row.p50), _ms(row.p95), _text(row.share), verdict))
+        figures = (_ms(row.p50), _ms(row.p95), _text(row.share))
+        writer.writerow((row.stage, *row.calls, *figures, verdict, "" if row.peak is None else row.peak))
     return out.getvalue()
 
 

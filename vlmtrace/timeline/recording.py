@@ -174,8 +174,9 @@ class Generation:
     ``visual_tokens``, ``images`` and tensor ``shapes``. ``mode`` is how it decoded (``eager``, ``compiled``).
     ``error`` is the exception that ended it, if one did. ``device_state`` is what changed on its device meanwhile, read
     before and after it: ``alloc_retries`` and ``segments_added`` of the allocator as differences, ``allocated_bytes``,
-    ``reserved_bytes``, ``peak_bytes``, and through NVML ``sm_clock_mhz``, ``max_sm_clock_mhz``, ``temperature_c`` and
-    ``throttled_by`` as they were at its end; NVML is asked once a second only.
+    ``reserved_bytes``, ``peak_bytes`` (the process's, or this generation's own where stages tell theirs), and through
+    NVML ``sm_clock_mhz``, ``max_sm_clock_mhz``, ``temperature_c`` and ``throttled_by`` as they were at its end; NVML is
+    asked once a second only.
     """
 
     index: int
@@ -198,7 +199,8 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What tracing cost. ``host_ns[g]`` is generation g's count of marks and ranges × their calibrated cost.
+    """What tracing cost. ``host_ns[g]`` is generation g's count of marks and ranges × their calibrated cost, and the
+    time in which the allocator was read inside of it.
 
     ``mark_ns`` and ``range_ns`` are the calibrated costs of one mark and one NVTX range; ``waits`` the waits added
     inside or right after ``generate()``; ``anchor_waits`` those taken outside of it to align the clocks.
