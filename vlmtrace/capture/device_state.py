@@ -96,7 +96,7 @@ def read_state(device: int) -> dict[str, Json]:
 
 @cache
 def _highest_clock(device: int) -> int:
-    """It never changes, and asking for it took 1 ms beside an H100, fifty times as long as for the clock of now."""
+    """Asked once: it never changes, and NVML takes far longer to tell it than the clock of now."""
     nvml, handle = nvml_of(device)
     return int(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
 
