@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import statistics
 import sys
@@ -143,18 +142,16 @@ LIMITS = {"eager": 1.0, "compiled": 2.0}
 
 
 def _unresolved(mode: str, one: dict[str, Any]) -> str | None:
-    """Whether vlmtrace's interval is too wide to say that a limit is kept, and how many pairs would tell.
+    """Whether vlmtrace's interval is too wide to say that a limit is kept, and how many pairs would tell."""
+    from vlmtrace.analysis.overhead import pairs_to_reach
 
-    The half width of a median's interval falls with the root of the number of pairs:
-    :attr:`vlmtrace.analysis.overhead.Overhead.pairs_to_resolve` gives the source.
-    """
     _middle, low, high = one["added_percent"]
     limit = LIMITS[mode]
     if high <= limit:
         return None
     if low > limit:
         return f"- {WAYS[one['way']].title}: adds more than {limit:g} %."
-    needed = math.ceil(one["pairs"] * ((high - low) / 2 / limit) ** 2)
+    needed = pairs_to_reach(limit, one["pairs"], (high - low) / 2)
     return (
         f"- {WAYS[one['way']].title}: unresolved, its interval reaches beyond {limit:g} %. About {needed:,} pairs "
         f"would narrow it to ± {limit:g} %; the noise of this comparison is that of the first row."

@@ -13,7 +13,17 @@ from vlmtrace.analysis.stats import median
 from vlmtrace.errors import LimitExceededError
 from vlmtrace.timeline.recording import DETAILS, Lowered, OverheadPair, Recording
 
-__all__ = ["CONFIDENCE", "PPM", "RESOLUTION", "CountedCost", "Overhead", "added", "detail_within", "highest_cost"]
+__all__ = [
+    "CONFIDENCE",
+    "PPM",
+    "RESOLUTION",
+    "CountedCost",
+    "Overhead",
+    "added",
+    "detail_within",
+    "highest_cost",
+    "pairs_to_reach",
+]
 
 CONFIDENCE: Final = 0.95
 """How often an interval made this way holds the true median."""
@@ -25,6 +35,15 @@ PPM: Final = 1_000_000
 
 _RESAMPLES: Final = 1_999
 _SEED: Final = 0
+
+
+def pairs_to_reach(wanted: float, pairs: int, half_width: float) -> int:
+    """How many pairs would narrow a median's interval to ± ``wanted``, where ``pairs`` gave it ``half_width``.
+
+    The standard error of a median of n samples is 1 / (2 f √n), with f their density at it: from n₀ pairs with the half
+    width w₀, a half width of w needs about n₀ × (w₀ / w)². Both widths are in one unit, whichever it is.
+    """
+    return max(pairs, math.ceil(pairs * (half_width / wanted) ** 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +66,8 @@ class Overhead:
 
     @property
     def pairs_to_resolve(self) -> int:
-        """How many pairs would narrow the interval to ± :data:`RESOLUTION`.
-
-        The standard error of a median of n samples is 1 / (2 f √n), with f their density at it: from n₀ pairs with
-        the half width w₀, a half width of w needs about n₀ × (w₀ / w)².
-        """
-        return max(self.pairs, math.ceil(self.pairs * (self.half_width / RESOLUTION) ** 2))
+        """How many pairs would narrow the interval to ± :data:`RESOLUTION`."""
+        return pairs_to_reach(RESOLUTION, self.pairs, self.half_width)
 
 
 @dataclass(frozen=True, slots=True)
