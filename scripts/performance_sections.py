@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import million_kernels
+import million_spans
 from markdown_table import table
+from million_spans import MB
 
 DATA: Final = Path(__file__).resolve().parents[1] / "docs" / "data" / "cpu-2026-11-24"
 
-PHASES: Final = ("mark", "resolve", "compose", "summarise", "save")
 CLOCKS: Final = {"host": "million_spans.json", "device": "million_spans-device.json"}
-
-MB: Final = 1e6
 
 
 def _run(name: str) -> dict[str, Any]:
@@ -42,12 +42,12 @@ def span_seconds() -> str:
     def row(clock: str, one: Mapping[str, Any]) -> Iterator[str]:
         yield clock
         yield f"{one['spans']:,}"
-        yield from (f"{one['seconds'][phase]:.2f}" for phase in PHASES)
+        yield from (f"{one['seconds'][phase]:.2f}" for phase in million_spans.PHASES)
         yield f"{sum(one['seconds'].values()):.2f}"
         yield f"{one['load_seconds']:.2f}"
 
     runs = {clock: _run(name) for clock, name in CLOCKS.items()}
-    head = ("Clock", "Spans", *(phase.capitalize() for phase in PHASES), "Sum", "Load")
+    head = ("Clock", "Spans", *(phase.capitalize() for phase in million_spans.PHASES), "Sum", "Load")
     rows = [row(clock, one) for clock, made in runs.items() for one in made["rows"]]
     grown = " ".join(
         f"On the {clock}'s clock: {_growth(m['rows'], 'spans', 'load_seconds')}." for clock, m in runs.items()
@@ -85,7 +85,7 @@ def kernels() -> str:
     def row(one: Mapping[str, Any]) -> Iterator[str]:
         yield f"{one['kernels']:,}"
         yield f"{one['report_bytes'] / MB:.0f}"
-        for phase in ("pair", "summarise", "save"):
+        for phase in million_kernels.PHASES:
             yield f"{one['seconds'][phase]:.2f}"
         yield f"{one['load_seconds']:.2f}"
         yield f"{one['pair_peak_mb']:.0f}"

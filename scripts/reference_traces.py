@@ -30,7 +30,10 @@ class Reference:
 
     record: tuple[str, ...]
     program: tuple[str, ...] = ()
-    paired: bool = False
+
+    @property
+    def paired(self) -> bool:
+        return "--nsys" in self.record
 
     def commands(self, made: Path, folder: Path) -> list[list[str]]:
         """What to run, one after the other, so that ``made`` is there."""
@@ -60,7 +63,6 @@ REFERENCES: dict[str, Reference] = {
     "qwen2.5-vl-0.5b-paired": Reference(
         (RANDOM, "--nsys", "--nsys-arg=--cuda-graph-trace=node"),
         _of("qwen2.5-vl-0.5b", 5, "--max-new-tokens", "6", "--cache", "static"),
-        paired=True,
     ),
 }
 """Every trace by its name: two families at two details, others by module, and one compiled, one with kernels seen by
