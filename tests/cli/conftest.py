@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -39,3 +41,22 @@ def type_in(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., T
         return Typed(code, shown.out, shown.err)
 
     return typed
+
+
+@pytest.fixture
+def noting_starts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """Have ``module`` find the machine fit, and note ``what(one)`` of each ``kind`` that is started from now on."""
+
+    def noting(module: ModuleType, kind: type, what: Callable[[Any], Any]) -> list[Any]:
+        noted: list[Any] = []
+        start: Callable[[Any], Any] = vars(kind)["start"]
+
+        def tells(one: Any) -> Any:
+            noted.append(what(one))
+            return start(one)
+
+        monkeypatch.setattr(module, "check", lambda: None)
+        monkeypatch.setattr(kind, "start", tells)
+        return noted
+
+    return noting

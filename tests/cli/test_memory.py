@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,9 @@ _QUICK = ("--demo", "--warmup", 0, "--repeats", 1, "--max-new-tokens", 2)
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+def asked(noting_starts: Callable[..., list[Any]]) -> list[bool]:
     """A machine that has an allocator; answered is what each recorder was told."""
-    told: list[bool] = []
-    monkeypatch.setattr(memory, "check", lambda: None)
-    start = recorder.Recorder.start
-
-    def tells(one: recorder.Recorder) -> recorder.Recorder:
-        told.append(one.options.memory)
-        return start(one)
-
-    monkeypatch.setattr(recorder.Recorder, "start", tells)
-    return told
+    return noting_starts(memory, recorder.Recorder, lambda one: one.options.memory)
 
 
 @pytest.mark.parametrize("words", [("--memory",), ()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,9 @@ _QUICK = ("--demo", "--warmup", 0, "--repeats", 1, "--max-new-tokens", 2)
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def started(noting_starts: Callable[..., list[Any]]) -> list[float]:
     """A machine that can be sampled; answered are the periods of the samplers that were started, in seconds."""
-    periods: list[float] = []
-    monkeypatch.setattr(gpu_sampler, "check", lambda: None)
-    start = gpu_sampler.GpuSampler.start
-
-    def tells(sampler: gpu_sampler.GpuSampler) -> None:
-        periods.append(sampler._period)
-        start(sampler)
-
-    monkeypatch.setattr(gpu_sampler.GpuSampler, "start", tells)
-    return periods
+    return noting_starts(gpu_sampler, gpu_sampler.GpuSampler, lambda sampler: sampler._period)
 
 
 def test_it_samples_as_often_as_it_is_asked(type_in: Any, folder: Path, started: list[float]) -> None:
