@@ -36,6 +36,8 @@ class Bench:
         import torch
 
         self.new = options.new
+        self.keeps = options.keep
+        self.kept: Any = None
         self.model = random_vlm.build(options.shape, "cuda", torch.bfloat16)
         self.inputs = random_vlm.make_inputs(self.model, options.shape).to("cuda", torch.bfloat16)
         self.more: dict[str, Any] = {}
@@ -64,11 +66,14 @@ class Bench:
 
         if self.cache is not None:
             self.cache.reset()
+        inputs = self.inputs.to("cpu").to("cuda") if self.keeps else self.inputs
         torch.cuda.synchronize()
         begin = time.perf_counter()
         with torch.inference_mode():
-            self.model.generate(**self.inputs, max_new_tokens=self.new, do_sample=False, **self.more)
+            ids = self.model.generate(**inputs, max_new_tokens=self.new, do_sample=False, **self.more)
         torch.cuda.synchronize()
+        if self.keeps:
+            self.kept = (inputs, ids)
         return (time.perf_counter() - begin) * 1e3
 
     def visit(self, *, traced: bool) -> tuple[float, float | None]:
@@ -166,6 +171,7 @@ def captures(options: argparse.Namespace) -> None:
                 "check": "captures",
                 "shape": options.shape,
                 "mode": options.mode,
+                "keep": options.keep,
                 "gpu": torch.cuda.get_device_name(),
                 "warmup": warmed,
                 "captured": {name: sum(one[0] for one in rows) for name, rows in told.items()},
@@ -217,6 +223,9 @@ def main() -> None:
         command.add_argument("--pairs", type=int, default=20)
         command.add_argument("--repeats", type=int, default=3)
         command.add_argument("--traced", action="store_true")
+        command.add_argument(
+            "--keep", action="store_true", help="send the inputs anew each time, and keep the last inputs and answer"
+        )
         command.set_defaults(run=action)
     command = commands.add_parser("count")
     command.add_argument("untraced")

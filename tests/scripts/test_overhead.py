@@ -55,6 +55,22 @@ def test_percent_is_of_the_neighbour_and_not_of_the_median() -> None:
     assert made["added_ms"][0] == 55
 
 
+@pytest.mark.parametrize(
+    ("interval", "says"),
+    [
+        ((0.5, -0.5, 1.0), None),
+        ((3.0, 2.0, 4.0), "adds more than 1 %"),
+        ((1.0, -1.0, 3.0), "unresolved, its interval reaches beyond 1 %. About 32 pairs would narrow it to ± 1 %"),
+    ],
+)
+def test_a_limit_is_kept_or_passed_or_the_pairs_that_would_tell_are_named(
+    interval: tuple[float, float, float], says: str | None
+) -> None:
+    """Half an interval of 4 % with 8 pairs is 2 %: half of that takes four times the pairs."""
+    said = report._unresolved("eager", {"way": "stage", "pairs": 8, "added_percent": interval})
+    assert said is None if says is None else said is not None and says in said
+
+
 def test_an_interval_holds_its_median_and_is_the_same_each_time() -> None:
     values = [1.0, 2.0, 3.0, 50.0, 2.5, 2.2, 1.9]
     middle, low, high = report.median_interval(values)
