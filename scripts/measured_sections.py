@@ -62,7 +62,7 @@ def syncs() -> str:
         yield str(one["ranges"]["anchor"]["syncs"])
 
     head = ("Shape", "transformers", "Untraced `generate()`", "Traced: `generate`", "Traced: `wait`", "Anchors, in all")
-    return table(head, map(row, _results("syncs.jsonl")))
+    return table(head, map(row, _results("syncs.jsonl", LATER)))
 
 
 def study() -> str:
@@ -215,13 +215,14 @@ def graph_captures() -> str:
 
     def row(one: Mapping[str, Any]) -> Iterator[str]:
         yield one["shape"]
-        yield modes[one["mode"]]
+        yield modes[one["mode"]] + (", by a caller that keeps its last answer" if one.get("keep") else "")
         yield str(len(one["traced"]))
         for key in ("launched", "captured"):
             yield f"{one[key]['untraced']:,} / {one[key]['traced']:,}"
 
     head = ("Shape", "Mode", "Generations, each", "Graphs launched, untraced / traced", "Captured anew")
-    return table(head, map(row, _results("graph-captures.jsonl")))
+    found = (one for folder in (DATA, LATER) for one in _results("graph-captures.jsonl", folder))
+    return table(head, map(row, found))
 
 
 def step_times() -> str:
@@ -247,7 +248,7 @@ def step_times() -> str:
 
 def floor() -> str:
     """Without and with a tool that takes NVTX, side by side."""
-    alone, beside = _results("floor.jsonl")
+    alone, beside = _results("floor.jsonl", LATER)
     if alone["tool_attached"] or not beside["tool_attached"]:
         raise ValueError("floor.jsonl holds a run without a tool, then one with it")
 

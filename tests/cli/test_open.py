@@ -175,7 +175,14 @@ def test_offline_needs_the_extra_and_says_so(
 def started(*options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vlmtrace", "open", "--print-url", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_ctrl_c
+    )
+
+
+def heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would all that it starts in turn."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_offline_serves_the_ui_and_the_trace_until_ctrl_c_and_ends_quietly(trace: Path) -> None:
@@ -200,7 +207,7 @@ def test_ctrl_c_before_anything_was_read_ends_quietly_too(trace: Path, tmp_path:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", program, "open", "--print-url", "-q"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_ctrl_c
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(PERFETTO)
