@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from tests.leftovers import leftovers, snapshot
 from tests.written_traces import check_written_traces
 
 pytest.register_assert_rewrite("tests.importer")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c_is_heeded() -> None:
+    """Let Ctrl-C reach what the tests start: what a shell starts in the background ignores it, and so would they."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

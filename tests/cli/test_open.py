@@ -172,13 +172,8 @@ def test_offline_needs_the_extra_and_says_so(
     assert browser.opened == []
 
 
-HEEDS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-"""What a shell starts in the background ignores Ctrl-C, and so would all that it starts in turn."""
-
-
 def started(*options: str) -> subprocess.Popen[str]:
-    program = HEEDS + "from vlmtrace.cli.main import main; main()"
-    command = [sys.executable, "-c", program, "open", "--print-url", *options]
+    command = [sys.executable, "-m", "vlmtrace", "open", "--print-url", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -201,7 +196,7 @@ def test_offline_serves_the_ui_and_the_trace_until_ctrl_c_and_ends_quietly(trace
 
 
 def test_ctrl_c_before_anything_was_read_ends_quietly_too(trace: Path, tmp_path: Path) -> None:
-    program = HEEDS + "import vlmtrace.cli.open as o; o.PERFETTO_PORT = 0; from vlmtrace.cli.main import main; main()"
+    program = "import vlmtrace.cli.open as o, sys; o.PERFETTO_PORT = 0; from vlmtrace.cli.main import main; main()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", program, "open", "--print-url", "-q"]
     with subprocess.Popen(
