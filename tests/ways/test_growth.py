@@ -84,7 +84,7 @@ def test_a_thousand_recordings_leave_no_growth() -> None:
 @pytest.mark.conformance
 def test_many_recordings_take_no_more_memory_than_a_few(peak_of: _PeakOf) -> None:
     once = _recorded(copy.deepcopy(build("llava").model))
-    peak_of(10, once)
+    peak_of(200, once)  # what torch and transformers keep of the first calls levels off after some fifty
     before = peak_of(10, once)
     assert peak_of(200, once) - before < 20_000, "100 bytes left by each recording would be as much"
 
