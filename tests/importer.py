@@ -7,12 +7,13 @@ query`` uses. What should be found is worked out here, apart from what ``vlmtrac
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from vlmtrace.errors import ProcessorError as ImporterError
 from vlmtrace.formats.layout import layout_of
-from vlmtrace.formats.slices import earliest, series, slices
+from vlmtrace.formats.slices import Slice, earliest, series, slices
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Recording
 from vlmtrace.viewer.processor import opened
@@ -60,14 +61,7 @@ def assert_clean(path: Path, recording: Recording) -> TraceProcessor:
     )
     assert found == wanted
     assert processor.value("select count(*) from slice where dur < 0 or name is null") == 0
-    launched = {one.flow: one.title for one in drawn if one.derived}
-    arrows = Counter((launched[one.flow], one.title) for one in drawn if not one.derived and one.flow is not None)
-    drawn_arrows = processor.query(
-        "select a.name as launch, b.name as stage, a.ts as launch_ts, b.ts as stage_ts from flow "
-        "join slice a on a.id = slice_out join slice b on b.id = slice_in"
-    )
-    assert Counter((row["launch"], row["stage"]) for row in drawn_arrows) == arrows
-    assert all(row["launch_ts"] <= row["stage_ts"] for row in drawn_arrows)
+    assert Counter(tuple(row.values()) for row in processor.query(_ARROWS)) == _arrows(drawn, base)
     samples = Counter(
         (time - base, float(value))
         for one in series(recording, layout)
@@ -75,6 +69,26 @@ def assert_clean(path: Path, recording: Recording) -> TraceProcessor:
     )
     assert Counter(tuple(row.values()) for row in processor.query("select ts, value from counter")) == samples
     return processor
+
+
+_ARROWS = (
+    "select a.ts as from_ts, a.name as from_name, b.ts as to_ts, b.name as to_name from flow "
+    "join slice a on a.id = slice_out join slice b on b.id = slice_in"
+)
+
+
+def _arrows(drawn: Iterable[Slice], base: int) -> Counter[tuple[int, str, int, str]]:
+    """Begin and title of the slice that each arrow leaves, and of the one where it arrives, which is never earlier."""
+    left: dict[int, tuple[int, str]] = {}
+    arrows: Counter[tuple[int, str, int, str]] = Counter()
+    for one in drawn:
+        here = one.begin - base, one.title
+        if one.arrives:
+            assert left[one.flow][0] <= here[0]
+            arrows[*left[one.flow], *here] += 1
+        if one.leaves:
+            left[one.flow] = here
+    return arrows
 
 
 def _base(path: Path, recording: Recording) -> int:

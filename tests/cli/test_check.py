@@ -169,9 +169,14 @@ def test_what_vlmtrace_writes_passes_slice_by_slice(
     ((trace),) = document["traces"]
     assert trace["trace"] == f"run{suffix}"
     counted = {one["check"]: one["counted"] for one in trace["checks"]}
-    launched = sum(span.name in ("generate", "vision", "prefill", "decode", "decode.step") for span in made.spans)
-    assert counted["arrows"] == (0 if device is None else launched)
-    assert counted["slices"] == len(made.spans) + counted["arrows"] + 1
+    launches = (
+        0
+        if device is None
+        else sum(span.name in ("generate", "vision", "prefill", "decode", "decode.step") for span in made.spans)
+    )
+    tokens = 0 if device is None else sum(span.name == "token" for span in made.spans)
+    assert counted["arrows"] == launches + tokens
+    assert counted["slices"] == len(made.spans) + launches + 1
     assert counted["samples"] > 0
     assert all(one["ok"] and one["problem"] is None for one in trace["checks"])
 
@@ -191,7 +196,9 @@ def packets_of(path: Path) -> list[Any]:
 
 
 def is_derived(packet: Any) -> bool:
-    return packet.track_event.type == BEGIN and bool(packet.track_event.flow_ids)
+    """Whether it begins a launch, whose one argument is the span that it launched."""
+    event = packet.track_event
+    return event.type == BEGIN and bool(event.flow_ids) and len(event.debug_annotations) == 1
 
 
 def a_launch(packets: list[Any]) -> tuple[int, int]:

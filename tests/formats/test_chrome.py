@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
@@ -49,11 +50,14 @@ def test_no_thread_is_numbered_zero_or_like_its_process() -> None:
 
 def test_arrows_stand_on_the_slices_they_join() -> None:
     events = json.loads(text_of(Shape()))["traceEvents"]
-    out = {event["bind_id"]: event["name"] for event in events if event.get("flow_out")}
-    into = {event["bind_id"]: event["name"] for event in events if event.get("flow_in")}
-    assert out.keys() == into.keys()
-    assert len(out) == 8
-    assert "step → launches" in out.values()
+    out = Counter(event["bind_id"] for event in events if event.get("flow_out"))
+    into = Counter(event["bind_id"] for event in events if event.get("flow_in"))
+    assert out == into
+    assert sorted(out.values()) == [1] * 3 + [2] * 5  # what ran forward passes hands on to its token
+    left, reached = ({e["name"] for e in events if e.get(key)} for key in ("flow_out", "flow_in"))
+    assert "step → launches" in left - reached
+    assert {"prefill", "step"} <= left & reached
+    assert "token" in reached - left
 
 
 @pytest.mark.parametrize("indent", [None, 2])

@@ -94,12 +94,14 @@ def test_one_call_that_launched_many_is_one_launch_with_an_arrow_to_the_first() 
     spans = (kernel(0, (40, 50), called), kernel(1, (20, 60), called, "first"), kernel(0, (60, 70), called))
     recording = drawn_on(ON_SEVEN, ON_SEVEN, HOST, spans=spans)
     assert placed(recording, launches(recording)) == [("first", 0)]
-    flows = [(one.title, one.category, one.flow) for one in slices(recording, layout_of(recording))]
+    flows = [
+        (one.title, one.category, one.flow, one.arrives, one.leaves) for one in slices(recording, layout_of(recording))
+    ]
     assert flows == [
-        ("cudaLaunchKernel", "launch,derived", 1),
-        ("first", "kernel", 1),
-        ("k", "kernel", None),
-        ("k", "kernel", None),
+        ("cudaLaunchKernel", "launch,derived", 1, False, True),
+        ("first", "kernel", 1, True, False),
+        ("k", "kernel", 2, False, False),
+        ("k", "kernel", 3, False, False),
     ]
 
 

@@ -107,7 +107,9 @@ class _Lines:
         places = [f'"pid":{pid},"tid":{tid},"ts":' for pid, tid in zip(self.pids, self.tids, strict=True)]
         for one in slices(self.recording, self.layout):
             args = {"span": one.span} if one.derived else arguments.of(one.span, one.title)
-            kind = '"ph":"i","s":"t"' if one.instant else f'"ph":"X","dur":{microseconds(one.end - one.begin)}'
+            # An arrow can arrive at a slice alone, be it as short as an instant.
+            is_instant = one.instant and not one.arrives
+            kind = '"ph":"i","s":"t"' if is_instant else f'"ph":"X","dur":{microseconds(one.end - one.begin)}'
             yield (
                 f"{{{kind},{places[one.row]}{microseconds(one.begin - self.base)},{_flow(one)}"
                 f'"cat":"{one.category}","name":{self._text(one.title)},"args":{{{self._args(args)}}}}}'
@@ -136,6 +138,7 @@ class _Lines:
 
 
 def _flow(one: Slice) -> str:
-    if one.flow is None:
+    if not (one.arrives or one.leaves):
         return ""
-    return f'"bind_id":"{one.flow:#x}","{"flow_out" if one.derived else "flow_in"}":true,'
+    ends = '"flow_in":true,' * one.arrives + '"flow_out":true,' * one.leaves
+    return f'"bind_id":"{one.flow:#x}",{ends}'

@@ -38,15 +38,14 @@ class Drawn:
         return chain((facts,), drawn)
 
     def arrows(self) -> Iterator[tuple[int, str, int, str]]:
-        """Of every arrow: begin and title of the slice it leads to, and of the launch it comes from."""
-        launched: dict[int, tuple[int, str]] = {}
+        """Of every arrow: begin and title of the slice it leads to, and of the one it comes from."""
+        left: dict[int, tuple[int, str]] = {}
         for one in slices(self._recording, self._layout):
-            if one.flow is None:
-                continue
-            if one.derived:
-                launched[one.flow] = (one.begin - self._base, one.title)
-            else:
-                yield (one.begin - self._base, one.title, *launched.pop(one.flow))
+            here = one.begin - self._base, one.title
+            if one.arrives:
+                yield (*here, *left.pop(one.flow))
+            if one.leaves:
+                left[one.flow] = here
 
     def samples(self) -> list[tuple[int, float]]:
         """Time and value of every sample of every counter."""

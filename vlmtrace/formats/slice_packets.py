@@ -64,8 +64,8 @@ class _Pair:
         event.track_uuid = uuid
         event.name_iid = interned.name(one.title)
         event.category_iids.extend(interned.category(word) for word in one.category.split(","))
-        self.flows = event.flow_ids if one.derived else event.terminating_flow_ids
-        if one.flow is not None:
+        self.flows = event.flow_ids if one.leaves else event.terminating_flow_ids
+        if one.leaves or one.arrives:
             self.flows.append(0)
         self.id: Any = None
         self.cells: list[tuple[Any, Sequence[int]]] = []
@@ -94,7 +94,7 @@ class SlicePackets:
     def all(self) -> Iterator[bytes]:
         """Every packet, in the order of time and framed, many at once."""
         base, times, ends, interned = self._base, self._slices.begin, self._slices.end, self._interned
-        rows, launched, alike = len(self._spans), self._launched, self._alike()
+        rows, launched, alike, flow = len(self._spans), self._launched, self._alike(), self._slices.flow
         pairs: dict[int, _Pair] = {}
         made: list[bytes] = []
         for at in closing(self._slices):
@@ -119,7 +119,7 @@ class SlicePackets:
                 row = launched[item - rows]
             pair.id.int_value = row
             if pair.flows:
-                pair.flows[0] = row + 1
+                pair.flows[0] = flow(row)
             made.append(pair.serialised())
             if len(made) >= _CHUNK:
                 yield b"".join(made)

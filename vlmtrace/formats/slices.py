@@ -7,6 +7,7 @@ shorter one, so that the outer opens first.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -56,16 +57,18 @@ class Look:
 class Slice(NamedTuple):
     """One slice; times are ns on the axis. ``span`` is the span shown, or launched (first) where ``derived``.
 
-    ``flow`` joins a launch to what it launched (first) by the same number on both. It is ``None`` where the device,
-    within the bound of its clock, seems to have begun first: an arrow cannot lead back, and importers lose those that
-    try.
+    ``flow`` is the number that joins a launch to what it launched (first), and a forward pass to the token that came of
+    it. An arrow ``arrives`` here, or one ``leaves``, or both. None arrives where the device, within the bound of its
+    clock, seems to have begun first: an arrow cannot lead back, and importers lose those that try.
     """
 
     look: Look
     span: int
     begin: int
     end: int
-    flow: int | None
+    flow: int
+    arrives: bool
+    leaves: bool
 
     @property
     def row(self) -> int:
@@ -117,11 +120,19 @@ class Slices:
         self._category = [_CATEGORIES.get(track.kind, track.kind) for track in recording.tracks]
         self._on_device = [track.device is not None for track in recording.tracks]
         self._is_token = [name == names.TOKEN for name in spans.strings]
+        self._forward_of = forward_of = self._forwards()
+        self._has_token = bytearray(len(spans))
+        for row in forward_of.values():
+            self._has_token[row] = 1
         self._looks: dict[tuple[int, str, int, bool], Look] = {}
 
     def __getitem__(self, item: int) -> Slice:
         rows = len(self.spans)
         return self._span(item) if item < rows else self._launch(item - rows)
+
+    def flow(self, row: int) -> int:
+        """The number of the arrows of a span, and of what launched it."""
+        return self._forward_of.get(row, row) + 1
 
     def order(self) -> array[int]:
         """The items in writing order."""
@@ -142,7 +153,8 @@ class Slices:
         spans, launched, numbers = self.spans, self.launched, numbering()
         title = self._titles.alike()
         empty, ahead = map(eq, spans.begin, spans.end), map(lt, spans.host_begin, spans.begin)
-        looks = zip(spans.track, title, spans.name, self._is_launched, empty, ahead, *of_spans, strict=True)
+        arrows = self._is_launched, ahead, self._has_token, map(self._forward_of.__contains__, range(len(spans)))
+        looks = zip(spans.track, title, spans.name, empty, *arrows, *of_spans, strict=True)
         made = array("q", map(numbers.__getitem__, looks))
         made.extend(
             numbers[place, call, title[row] if call == NONE else NONE, begin < spans.begin[row]]
@@ -161,8 +173,8 @@ class Slices:
         if look is None:
             where, category = self._row_of_track[track], self._category[track]
             look = self._looks[key] = Look(where, key[1], category, False, instant, spans.strings[name])
-        flows = self._is_launched[row] and spans.host_begin[row] < begin
-        return Slice(look, row, begin, end, row + 1 if flows else None)
+        arrives = row in self._forward_of or (self._is_launched[row] == 1 and spans.host_begin[row] < begin)
+        return Slice(look, row, begin, end, self.flow(row), arrives, self._has_token[row] == 1)
 
     def _launch(self, at: int) -> Slice:
         launched = self.launched
@@ -174,8 +186,26 @@ class Slices:
         if look is None:
             name = self.spans.strings[key[2]]
             look = self._looks[key] = Look(where, title, f"{LAUNCH},{DERIVED}", True, False, name)
-        flows = begin < self.spans.begin[row]
-        return Slice(look, row, begin, launched.end[at], row + 1 if flows else None)
+        leaves = begin < self.spans.begin[row]
+        return Slice(look, row, begin, launched.end[at], row + 1, False, leaves)
+
+    def _forwards(self) -> dict[int, int]:
+        """By the row of a token mark, that of the launched prefill or step which had ended last; each has one token."""
+        spans, launched = self.spans, self.launched
+        is_forward = [name in (names.PREFILL, names.STEP) for name in spans.strings]
+        forwards: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        for row, call in zip(launched.span, launched.call, strict=True):
+            if call == NONE and is_forward[spans.name[row]]:
+                forwards[spans.generation[row]].append((spans.end[row], row))
+        for ended in forwards.values():
+            ended.sort()
+        found: dict[int, int] = {}  # by forward
+        for row in filter(lambda row: self._is_token[spans.name[row]], range(len(spans))) if forwards else ():
+            ended = forwards[spans.generation[row]]
+            at = bisect_right(ended, (spans.begin[row], len(spans)))
+            if at and spans.begin[ended[at - 1][1]] < spans.begin[row]:
+                found.setdefault(ended[at - 1][1], row)
+        return {token: forward for forward, token in found.items()}
 
 
 def slices(recording: Recording, layout: Layout) -> Iterator[Slice]:
