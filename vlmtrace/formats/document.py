@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from array import array
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
@@ -93,7 +94,8 @@ def decoded(document: object) -> Document:
 def quoted(value: object) -> str:
     """``value`` as JSON on one line, readable where UTF-8 allows it: a lone surrogate needs its escape.
 
-    DEL is escaped too. JSON allows it bare, and only in a text; Perfetto's importer then refuses the whole file.
+    DEL and backslashes are escaped by their numbers: JSON allows the one bare and the other doubled, but Perfetto's
+    importer refuses the file for the one, and releases of it for a text that ends in the other.
 
     Raises:
         TypeError: ``value`` is not JSON.
@@ -103,7 +105,11 @@ def quoted(value: object) -> str:
         text.encode()
     except UnicodeEncodeError:
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("\x7f", "\\u007f")
+    text = text.replace("\x7f", "\\u007f")
+    return _ESCAPED.sub(lambda found: r"\u005c" if found[0] == r"\\" else found[0], text) if "\\" in text else text
+
+
+_ESCAPED: Final = re.compile(r"\\.")
 
 
 _DAMAGED: Final = "it is damaged, record it again or take another copy"
