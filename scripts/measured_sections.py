@@ -207,7 +207,7 @@ def pairing() -> str:
         "All kernels of the report",
         "Clock bound, µs",
     )
-    return table(head, map(row, _results("pairing.jsonl")))
+    return table(head, map(row, _results("pairing.jsonl", LATER)))
 
 
 def graph_captures() -> str:

@@ -62,7 +62,7 @@ REFERENCES: dict[str, Reference] = {
     "demo-kernels": Reference(("--demo", "--device", "cuda", "--kernels", "--max-new-tokens", "8")),
     "qwen2.5-vl-0.5b-paired": Reference(
         (RANDOM, "--nsys", "--nsys-arg=--cuda-graph-trace=node"),
-        _of("qwen2.5-vl-0.5b", 5, "--max-new-tokens", "6", "--cache", "static"),
+        _of("qwen2.5-vl-0.5b", 5, "--max-new-tokens", "4", "--cache", "static"),
     ),
 }
 """Every trace by its name: two families at two details, others by module, and one compiled, one with kernels seen by

@@ -1,6 +1,6 @@
 """The reference traces are small and sound, and what Perfetto shows of them is what they hold.
 
-They stay as they were written. What is derived may be drawn otherwise by today's version, so as they stand they are
+What is derived may be drawn otherwise by today's version than by the one that wrote them: as they stand they are
 asked for what was recorded, and for all of it once they are written anew.
 """
 
@@ -13,7 +13,7 @@ import pytest
 import vlmtrace
 from tests.docs.markdown import ROOT
 from tests.importer import TraceProcessor, assert_clean
-from vlmtrace.timeline.recording import KERNELS, PROFILED
+from vlmtrace.timeline.recording import KERNELS, NSIGHT, PROFILED
 
 TRACES = sorted((ROOT / "traces").glob("*.pftrace"))
 
@@ -24,7 +24,7 @@ def test_there_are_shapes_at_several_details_under_two_versions_families_and_oth
     details = {"stage", "module", "layer"}
     ways = [path.stem.split("-transformers-")[0].rpartition("-")[2] for path in TRACES]
     assert sum(way in details for way in ways) == 8 + 5
-    assert sorted(way for way in ways if way not in details) == ["compiled", "kernels"]
+    assert sorted(way for way in ways if way not in details) == ["compiled", "kernels", "paired"]
 
 
 @each_trace
@@ -61,6 +61,11 @@ def test_a_reference_trace_is_of_a_gpu_and_what_its_name_says(path: Path) -> Non
         assert {one.mode for one in recording.generations} == {"compiled"}
     elif shown == "kernels":
         assert recording.generations[-1].role == PROFILED
+        assert any(track.kind == KERNELS for track in recording.tracks)
+    elif shown == "paired":
+        assert recording.pairing is not None
+        assert recording.pairing.tool == NSIGHT
+        assert recording.pairing.kernels > 0
         assert any(track.kind == KERNELS for track in recording.tracks)
     else:
         assert shown == recording.detail

@@ -99,7 +99,7 @@ def syncs(options: argparse.Namespace) -> None:
     model = random_vlm.build(options.shape, "cuda", torch.bfloat16)
     inputs = random_vlm.make_inputs(model, options.shape)
     generate(model, inputs, options.new)
-    for detail in (None, "stage", "layer", None):
+    for detail in (None, "stage", "module", "layer", None):
         plain = nvtx.annotate(PLAIN, domain="check") if detail is None else None
         with nullcontext() if detail is None else vlmtrace.trace(model, detail=detail):
             for _ in range(options.repeats):
