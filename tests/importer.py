@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from vlmtrace.errors import ProcessorError as ImporterError
+from vlmtrace.formats.findings import FINDING_CATEGORY, finding_instants
 from vlmtrace.formats.layout import layout_of
 from vlmtrace.formats.slices import Slice, earliest, series, slices
 from vlmtrace.timeline import names
@@ -57,9 +58,16 @@ def assert_clean(path: Path, recording: Recording) -> TraceProcessor:
     found = Counter(
         tuple(row.values())
         for row in processor.query("select ts, dur, name, category from slice")
-        if row["name"] != names.RECORDING or row["category"] not in ("vlmtrace.document", "derived")
+        if row["category"] != FINDING_CATEGORY
+        and (row["name"] != names.RECORDING or row["category"] not in ("vlmtrace.document", "derived"))
     )
     assert found == wanted
+    told = processor.query(
+        "select ts, name, coalesce(extract_arg(arg_set_id, 'debug.evidence'), "
+        f"extract_arg(arg_set_id, 'args.evidence')) from slice where category = '{FINDING_CATEGORY}'"
+    )
+    instants = [(one.at - base, one.name, one.args["evidence"]) for one in finding_instants(recording, layout)]
+    assert Counter(tuple(row.values()) for row in told) == Counter(instants)
     assert processor.value("select count(*) from slice where dur < 0 or name is null") == 0
     assert Counter(tuple(row.values()) for row in processor.query(_ARROWS)) == _arrows(drawn, base)
     samples = Counter(

@@ -248,8 +248,16 @@ def lose_the_sequence(packets: list[Any]) -> None:
 
 
 def lose_a_span(packets: list[Any]) -> None:
-    names = [at for at, packet in enumerate(packets) if packet.track_event.type == TrackEvent.TYPE_INSTANT]
-    del packets[names[-1]]
+    del packets[instants(packets)[-3]]
+
+
+def lose_a_finding(packets: list[Any]) -> None:
+    del packets[instants(packets)[-1]]
+
+
+def instants(packets: list[Any]) -> list[int]:
+    """Where they are: what was recorded, tokens, and at the end two findings."""
+    return [at for at, packet in enumerate(packets) if packet.track_event.type == TrackEvent.TYPE_INSTANT]
 
 
 def swap_end_and_begin(packets: list[Any]) -> None:
@@ -275,6 +283,7 @@ TAMPERINGS = {
     lose_a_sample: {"samples"},
     lose_the_sequence: {"import"},
     lose_a_span: {"recording"},
+    lose_a_finding: {"findings"},
     swap_end_and_begin: {"recording"},
 }
 

@@ -148,6 +148,8 @@ def test_perfetto_rows_stand_in_the_order_of_the_layout(tmp_path: Path) -> None:
         ("Counters", "tokens"),
         ("Counters", "ITL"),
         ("Counters", "lead"),
+        ("tiny", "! few-repeats"),
+        ("tiny", "! host-bound-decode"),
         ("tiny", "Recording"),
     ]
 
@@ -164,6 +166,7 @@ def test_chrome_rows_are_threads_numbered_in_the_order_of_the_layout(tmp_path: P
         "CPU · Modules",
         "CPU · Tokens",
         "Host: MainThread",
+        "! few-repeats",
         "Recording",
     ]
 
@@ -242,3 +245,31 @@ def test_a_backslash_in_json_fails_no_file_in_an_importer_that_reads_few_escapes
     path = save(recording, tmp_path, ".json")
     assert formats.read(path) == recording
     assert TraceProcessor(path).query("select name from slice where category = 'user'") == [{"name": shown}]
+
+
+@every_format
+def test_a_person_who_clicks_is_told_lead_share_shapes_and_how_a_stage_was_found(tmp_path: Path, suffix: str) -> None:
+    recording = synthetic.recording(Shape())
+    processor = assert_clean(save(recording, tmp_path, suffix), recording)
+    root = "debug" if suffix == ".pftrace" else "args"
+    told = processor.query(
+        "select slice.name as stage, replace(key, 'XX.derived.', '') as key, display_value as value "
+        "from slice join args using (arg_set_id) where key glob 'XX.derived.*' order by slice.ts, key".replace(
+            "XX", root
+        )
+    )
+    (generation,) = recording.generations
+    whole = recording.generate_span(generation)
+    spans = {span.name: span for span in recording.spans_of(generation)}
+    found = {(row["stage"].split(" ")[0], row["key"]): row["value"] for row in told}
+    for name in ("vision", "prefill", "decode"):
+        span = spans[name]
+        assert found[name, "lead_us"] == str((span.end - span.host_end + 500) // 1000)
+        assert float(found[name, "share_percent"]) == round(100 * span.duration / whole.duration, 1)
+    stages = recording.models[0].stages
+    assert {key: value for key, value in found.items() if key[1] == "found"} == {
+        (one.stage, "found"): f"{one.path}: {one.how}" for one in stages if one.stage in ("vision", "prefill", "decode")
+    }
+    assert found["generate", "dtype"] == recording.models[0].dtype
+    assert "step" in {stage for stage, key in found if key == "lead_us"}
+    assert formats.read(tmp_path / f"trace{suffix}") == recording

@@ -69,6 +69,7 @@ def test_streams_come_in_the_order_of_their_numbers_behind_all_other_rows_and_co
         "GPU 0 · Kernels, stream 14",
         "GPU 0 · Copies, stream 7",
         "Host: MainThread",
+        "! nothing-recorded",
         "Recording",
     ]
 

@@ -64,6 +64,7 @@ def test_ranks_devices_threads_and_kinds_are_shown_in_that_order() -> None:
         "rank 1 · tiny / GPU 0",
         "rank 1 · tiny / GPU 0 · Stages",
         "rank 1 · tiny / Host: MainThread",
+        "rank 0 · tiny / ! nothing-recorded",
         "rank 0 · tiny / Recording",
     ]
 

@@ -51,6 +51,8 @@ def test_a_device_recording_shows_its_rows_in_the_order_of_the_layout(tmp_path: 
         (2, "tokens"),
         (2, "ITL"),
         (2, "lead"),
+        (1, "! few-repeats"),
+        (1, "! host-bound-decode"),
         (1, "Recording"),
     )
 
@@ -76,6 +78,8 @@ def test_a_paired_recording_shows_its_kernels_by_stream_under_the_stages_they_ra
         (2, "tokens"),
         (2, "ITL"),
         (2, "lead"),
+        (1, "! few-repeats"),
+        (1, "! host-bound-decode"),
         (1, "Recording"),
     )
     first = next(span for span in made.spans_of(made.generations[1]) if span.name == "flash_fwd_kernel")
@@ -95,6 +99,7 @@ def test_a_host_recording_says_so_in_its_title(tmp_path: Path) -> None:
         (1, "Counters"),
         (2, "tokens"),
         (2, "ITL"),
+        (1, "! few-repeats"),
         (1, "Recording"),
     )
 
@@ -108,6 +113,8 @@ def test_chrome_json_shows_the_same_rows_without_groups(tmp_path: Path) -> None:
     assert [row.rstrip("0123456789 ") for row in rows] == [
         *(f"GPU 0 · {row}" for row in ("Generations", "Stages", "Steps", "Modules", "Tokens")),
         "Host: MainThread",
+        "! few-repeats",
+        "! host-bound-decode",
         "Recording",
         "ITL µs",
         "lead µs",

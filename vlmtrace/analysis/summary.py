@@ -21,7 +21,7 @@ from vlmtrace.analysis.stretches import HostBound, host_bound
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import TIMED, Json, Lowered, Recording, SyncSite, TracedModel
 
-__all__ = ["Counts", "Figure", "Summary", "Tracing", "summarise"]
+__all__ = ["Counts", "Figure", "Summary", "Tracing", "findings", "summarise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,13 @@ def summarise(recording: Recording, baseline: Recording | None = None) -> Summar
         kernels=kernels(recording, seen),
         inflation=None if baseline is None else inflation(recording, seen, baseline),
     )
+
+
+def findings(recording: Recording) -> tuple[Finding, ...]:
+    """The findings of :func:`summarise` without the rest of it."""
+    measured = measure(recording)
+    chosen = counted(measured)
+    return find(Case(recording, measured, chosen, _judgements(chosen)))
 
 
 def _counts(measured: Sequence[Measured], chosen: Sequence[Measured]) -> Counts:

@@ -28,6 +28,7 @@ __all__ = [
     "NAME",
     "NUMBERS",
     "PARENT",
+    "TOLD",
     "SpanArguments",
     "number_at",
     "numbering",
@@ -42,6 +43,8 @@ HOST_END: Final = "host_end"
 GENERATION: Final = "generation"
 NAME: Final = "name"
 INCOMPLETE: Final = "incomplete"
+TOLD: Final = "derived"
+"""A dictionary of what is for reading only; it is not read back."""
 
 _NUMBER_OF: Final = {
     names.STEP: "step",
@@ -57,7 +60,7 @@ NUMBERS: Final = frozenset((_NUMBER, *_NUMBER_OF.values()))
 A kernel or copy, whatever its name, has that of the ``step`` it ran in.
 """
 
-_RESERVED: Final = NUMBERS | {ID, PARENT, HOST_BEGIN, HOST_END, GENERATION, NAME, INCOMPLETE}
+_RESERVED: Final = NUMBERS | {ID, PARENT, HOST_BEGIN, HOST_END, GENERATION, NAME, INCOMPLETE, TOLD}
 _ESCAPE: Final = "arg:"
 _CHUNK: Final = 10_000
 """Spans whose arguments are looked at together."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
-from vlmtrace.formats.arguments import SpanArguments
+from vlmtrace.formats.arguments import TOLD, SpanArguments
 from vlmtrace.formats.document import dumped, quoted
 from vlmtrace.formats.facts import facts
-from vlmtrace.formats.layout import COUNTERS, GROUP, Layout, Row, layout_of
-from vlmtrace.formats.slices import DERIVED, Slice, earliest, series, slices
+from vlmtrace.formats.findings import FINDING_CATEGORY, finding_instants
+from vlmtrace.formats.layout import COUNTERS, GROUP, TRACK, Layout, Row, layout_of
+from vlmtrace.formats.slices import DERIVED, Slice, Slices, earliest, series
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Recording
 
@@ -59,6 +60,9 @@ def gzipped(chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield packer.flush()
 
 
+Argument: TypeAlias = "int | float | str | Mapping[str, int | float | str]"
+
+
 def microseconds(ns: int) -> str:
     """``ns`` as a JSON number of microseconds with three decimals, exactly."""
     whole, rest = divmod(abs(ns), 1000)
@@ -81,11 +85,12 @@ class _Lines:
     def all(self, start: int) -> Iterator[str]:
         yield from self._metadata()
         row = self.layout.facts.number
-        told = quoted(facts(self.recording))
+        told = quoted(facts(self.recording, len(self.layout.findings)))
         yield (
             f'{{"ph":"i","s":"t","pid":{self.pids[row]},"tid":{self.tids[row]},"ts":{microseconds(start - self.base)},'
             f'"cat":"{DERIVED}","name":"{names.RECORDING}","args":{told}}}'
         )
+        yield from self._findings()
         yield from self._slices()
         yield from self._counters()
 
@@ -97,16 +102,27 @@ class _Lines:
         for row in self.layout.rows:
             if row.kind != GROUP and row.kind not in COUNTERS:
                 where = f'"ph":"M","pid":{self.pids[row.number]},"tid":{self.tids[row.number]}'
-                track = "" if row.index is None else f',"track":{row.index}'
+                track = f',"track":{row.index}' if row.kind == TRACK else ""
                 title = self._text(self.layout.full_title(row))
                 yield f'{{{where},"name":"thread_name","args":{{"name":{title}{track}}}}}'
                 yield f'{{{where},"name":"thread_sort_index","args":{{"sort_index":{row.number}}}}}'
 
+    def _findings(self) -> Iterator[str]:
+        for row, at, name, args in finding_instants(self.recording, self.layout):
+            yield (
+                f'{{"ph":"i","s":"t","pid":{self.pids[row.number]},"tid":{self.tids[row.number]},'
+                f'"ts":{microseconds(at - self.base)},"cat":"{FINDING_CATEGORY}","name":{self._text(name)},'
+                f'"args":{{{self._args(args)}}}}}'
+            )
+
     def _slices(self) -> Iterator[str]:
         arguments = SpanArguments(self.recording)
         places = [f'"pid":{pid},"tid":{tid},"ts":' for pid, tid in zip(self.pids, self.tids, strict=True)]
-        for one in slices(self.recording, self.layout):
-            args = {"span": one.span} if one.derived else arguments.of(one.span, one.title)
+        drawn = Slices(self.recording, self.layout)
+        for one in drawn.in_order():
+            args: dict[str, Argument] = {"span": one.span} if one.derived else {**arguments.of(one.span, one.title)}
+            if not one.derived and (told := drawn.told.of(one.span)):
+                args[TOLD] = told
             # An arrow can arrive at a slice alone, be it as short as an instant.
             is_instant = one.instant and not one.arrives
             kind = '"ph":"i","s":"t"' if is_instant else f'"ph":"X","dur":{microseconds(one.end - one.begin)}'
@@ -115,11 +131,14 @@ class _Lines:
                 f'"cat":"{one.category}","name":{self._text(one.title)},"args":{{{self._args(args)}}}}}'
             )
 
-    def _args(self, args: Mapping[str, int | str]) -> str:
+    def _args(self, args: Mapping[str, Argument]) -> str:
         text = self._text
-        return ",".join(
-            [f"{text(key)}:{value if isinstance(value, int) else text(value)}" for key, value in args.items()]
-        )
+        return ",".join([f"{text(key)}:{self._value(value)}" for key, value in args.items()])
+
+    def _value(self, value: Argument) -> str:
+        if isinstance(value, str):
+            return self._text(value)
+        return f"{{{self._args(value)}}}" if isinstance(value, Mapping) else str(value)
 
     def _counters(self) -> Iterator[str]:
         for one in series(self.recording, self.layout):

@@ -17,6 +17,7 @@ from vlmtrace.formats.arguments import (
     NAME,
     NUMBERS,
     PARENT,
+    TOLD,
     own_key,
 )
 from vlmtrace.formats.document import Document
@@ -66,6 +67,7 @@ class Collector:
         parent, generation = take(PARENT, NONE), take(GENERATION, NONE)
         host_begin, host_end = take(HOST_BEGIN) + origin, take(HOST_END) + origin  # type: ignore[operator]
         flags, number = take(INCOMPLETE, 0), NONE
+        take(TOLD, None)
         for key, value in args.items():
             if key in NUMBERS:
                 number = value  # type: ignore[assignment]

@@ -16,13 +16,14 @@ Fact: TypeAlias = "int | str | dict[str, Fact]"
 _LONGEST = 2_000
 
 
-def facts(recording: Recording) -> dict[str, Fact]:
-    """Name, models, environment and workload of a recording, as text and numbers."""
+def facts(recording: Recording, findings: int) -> dict[str, Fact]:
+    """Name, models, environment and workload of a recording with that many findings, as text and numbers."""
     made: dict[str, Fact] = {
         "name": _text(recording.name),
         "detail": _text(recording.detail),
         "clock": "device" if recording.on_device else "host",
         "generations": len(recording.generations),
+        "findings": findings,
     }
     for number, model in enumerate(recording.models):
         weights = ", random weights" if model.random_weights else ""

@@ -9,6 +9,7 @@
     │ └ Copies, stream 7
     ├ Host: MainThread       the thread's own spans and its launches
     ├ Counters
+    ├ ! few-repeats          one instant for each finding: its evidence and remedy, to click on
     └ Recording              one instant: what was recorded, to click on
 """
 
@@ -20,6 +21,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from vlmtrace.analysis.case import Finding
+from vlmtrace.analysis.summary import findings
 from vlmtrace.formats.launches import OPERATIONS, Home, Launches, home_of, host_tracks, launches
 from vlmtrace.formats.titles import clean
 from vlmtrace.timeline import names
@@ -29,6 +32,7 @@ __all__ = [
     "COUNTER",
     "COUNTERS",
     "FACTS",
+    "FINDING",
     "GROUP",
     "ITL",
     "LAUNCHES",
@@ -50,6 +54,7 @@ ITL: Final = "itl"
 LEAD: Final = "lead"
 COUNTERS: Final = frozenset((COUNTER, TOKENS, ITL, LEAD))
 """Every kind of row that shows a counter: one that was sampled, or one of the three that are derived."""
+FINDING: Final = "finding"
 FACTS: Final = "facts"
 
 _TITLES: Final = {kind: kind.capitalize() for kind in TRACK_KINDS}
@@ -69,7 +74,8 @@ class Process:
 class Row:
     """One row. ``number`` is its position in the layout, ``group`` that of the row it is under (``None``: its process).
 
-    ``kind`` is one of this module's constants; ``index`` is the recording's track or counter it shows, if any; ``home``
+    ``kind`` is one of this module's constants; ``index`` is the recording's track or counter it shows, if any, or the
+    finding among the layout's; ``home``
     the thread that a derived row belongs to, ``device`` the device whose lead it shows, ``unit`` a counter's.
     """
 
@@ -89,6 +95,7 @@ class Layout:
     """The rows of a recording in order of display, and where to find them."""
 
     launches: Launches
+    findings: tuple[Finding, ...] = ()
     processes: list[Process] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     of_track: dict[int, int] = field(default_factory=dict)
@@ -156,7 +163,7 @@ class _Layouter:
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
         self.host_of = host_tracks(recording)
-        self.made = Layout(launches=launches(recording))
+        self.made = Layout(launches=launches(recording), findings=findings(recording))
         self.waited = _waited(recording)
         self.lanes: defaultdict[Home, int] = defaultdict(int)
         for home, lane in self.made.launches.places:
@@ -166,7 +173,9 @@ class _Layouter:
         ranks = sorted({track.rank for track in self.recording.tracks} or {None}, key=_rank_order)
         for rank in ranks:
             self._process(rank)
-        self.made.rows.append(Row(len(self.made.rows), 0, None, FACTS, "Recording"))
+        for index, one in enumerate(self.made.findings):
+            self._row(0, None, FINDING, f"! {one.slug}", index=index)
+        self._row(0, None, FACTS, "Recording")
         return self.made
 
     def _process(self, rank: int | None) -> None:

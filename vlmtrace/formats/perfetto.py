@@ -26,6 +26,7 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
 from vlmtrace.formats.beside import beside
 from vlmtrace.formats.document import dumped
 from vlmtrace.formats.facts import facts
+from vlmtrace.formats.findings import FINDING_CATEGORY, finding_instants
 from vlmtrace.formats.layout import COUNTER, COUNTERS, GROUP, TRACK, Layout, Process, Row, layout_of
 from vlmtrace.formats.packets import Interned, new_packet
 from vlmtrace.formats.slice_packets import SlicePackets
@@ -124,6 +125,7 @@ class _Packets:
             yield self._row(row)
         yield from self._document(start)
         yield from SlicePackets(self.recording, self.layout, self.uuids, self.base, self.interned).all()
+        yield from self._findings()
         yield from self._counters()
 
     def _process(self, process: Process) -> bytes:
@@ -174,11 +176,25 @@ class _Packets:
         event.track_uuid = self.uuids[self.layout.facts.number]
         event.name_iid = self.interned.name(names.RECORDING)
         event.category_iids.append(self.interned.category(DOCUMENT_CATEGORY))
-        for key, value in facts(self.recording).items():
+        for key, value in facts(self.recording, len(self.layout.findings)).items():
             _annotate(event.debug_annotations.add(name=key), value)
         event.debug_annotations.add(name=DOCUMENT, string_value=dumped(self.recording, self.base))
         yield self.interned.definitions()
         yield trace.SerializeToString()
+
+    def _findings(self) -> Iterator[bytes]:
+        for row, at, name, args in finding_instants(self.recording, self.layout):
+            trace, packet = new_packet(timestamp=at - self.base)
+            event = packet.track_event
+            event.type = TrackEvent.TYPE_INSTANT
+            event.track_uuid = self.uuids[row.number]
+            event.name_iid = self.interned.name(name)
+            event.category_iids.extend(map(self.interned.category, FINDING_CATEGORY.split(",")))
+            for key, value in args.items():
+                event.debug_annotations.add(name=key, string_value=value)
+            if self.interned.pending:
+                yield self.interned.definitions()
+            yield trace.SerializeToString()
 
     def _counters(self) -> Iterator[bytes]:
         trace, packet = new_packet()

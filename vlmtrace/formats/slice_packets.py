@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TrackEvent
@@ -16,6 +16,7 @@ from vlmtrace.formats.arguments import (
     INCOMPLETE,
     NAME,
     PARENT,
+    TOLD,
     SpanArguments,
     number_at,
 )
@@ -38,7 +39,7 @@ class _Pair:
     """The two packets of a slice, whose message objects are used again for every slice that looks the same.
 
     Set anew for each is what slices that look the same differ in: times, ``id`` and flow, ``cells`` from columns by
-    row, host times, and ``numbers`` from columns of arguments. An instant has no second packet.
+    row, host times, ``numbers`` from columns of arguments, what is ``told`` by row. An instant has no second packet.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class _Pair:
         "packet",
         "serialised",
         "serialised_end",
+        "told",
     )
 
     def __init__(self, one: Slice, uuid: int, interned: Interned) -> None:
@@ -72,6 +74,7 @@ class _Pair:
         self.host_begin: Any = None
         self.host_end: Any = None
         self.numbers: list[tuple[Any, ArgColumn]] = []
+        self.told: list[tuple[Any, Mapping[int, int] | Mapping[int, float]]] = []
         self.instant = one.instant
         trace, self.end = new_packet()
         self.serialised_end = trace.SerializeToString
@@ -140,6 +143,12 @@ class SlicePackets:
         pair.host_end.int_value = self._spans.host_end[row] - self._origin
         for annotation, numbers in pair.numbers:
             annotation.int_value = number_at(numbers, row)
+        for annotation, told in pair.told:
+            value = told[row]
+            if isinstance(value, int):
+                annotation.int_value = value
+            else:
+                annotation.double_value = value
 
     def _pair(self, item: int) -> _Pair:
         """The packets of an item and what is like it; a span's arguments in the order of :meth:`SpanArguments.of`."""
@@ -164,7 +173,20 @@ class SlicePackets:
                 annotation.string_value_iid = self._interned.value(value)
             else:
                 pair.numbers.append((annotation, value))
+        self._tell(pair, row)
         return pair
+
+    def _tell(self, pair: _Pair, row: int) -> None:
+        """Add what is derived, in the order of :meth:`DerivedArguments.of`."""
+        told = self._slices.told
+        numbers, texts = told.numbers(row), told.texts(row)
+        if not (numbers or texts):
+            return
+        entries = self._argument(pair, TOLD).dict_entries
+        for key, column in numbers:
+            pair.told.append((entries.add(name=key), column))
+        for key, text in texts:
+            entries.add(name=key, string_value=text)
 
     def _argument(self, pair: _Pair, key: str) -> Any:
         return pair.event.debug_annotations.add(name_iid=self._interned.key(key))

@@ -16,6 +16,7 @@ from operator import eq, lt
 from typing import Final, NamedTuple
 
 from vlmtrace.formats.arguments import numbering
+from vlmtrace.formats.derived_arguments import DerivedArguments
 from vlmtrace.formats.launches import home_of, is_launched
 from vlmtrace.formats.layout import COUNTER, ITL, LEAD, TOKENS, Layout, Row
 from vlmtrace.formats.titles import Titles
@@ -124,6 +125,7 @@ class Slices:
         self._has_token = bytearray(len(spans))
         for row in forward_of.values():
             self._has_token[row] = 1
+        self.told = DerivedArguments(recording, self._is_launched)
         self._looks: dict[tuple[int, str, int, bool], Look] = {}
 
     def __getitem__(self, item: int) -> Slice:
@@ -145,6 +147,10 @@ class Slices:
         sort_ties(order, self.begin, at_once)
         return order
 
+    def in_order(self) -> Iterator[Slice]:
+        """The slices in writing order."""
+        return map(self.__getitem__, self.order())
+
     def alike(self, *of_spans: Iterable[int]) -> array[int]:
         """By item a number that is the same where slices differ in nothing but times, ids and numbers.
 
@@ -154,7 +160,7 @@ class Slices:
         title = self._titles.alike()
         empty, ahead = map(eq, spans.begin, spans.end), map(lt, spans.host_begin, spans.begin)
         arrows = self._is_launched, ahead, self._has_token, map(self._forward_of.__contains__, range(len(spans)))
-        looks = zip(spans.track, title, spans.name, empty, *arrows, *of_spans, strict=True)
+        looks = zip(spans.track, title, spans.name, empty, *arrows, self.told.alike, *of_spans, strict=True)
         made = array("q", map(numbers.__getitem__, looks))
         made.extend(
             numbers[place, call, title[row] if call == NONE else NONE, begin < spans.begin[row]]
@@ -210,8 +216,7 @@ class Slices:
 
 def slices(recording: Recording, layout: Layout) -> Iterator[Slice]:
     """Every slice of the recording in writing order, launches among them."""
-    drawn = Slices(recording, layout)
-    return map(drawn.__getitem__, drawn.order())
+    return Slices(recording, layout).in_order()
 
 
 def closing(drawn: Slices) -> Iterator[int]:

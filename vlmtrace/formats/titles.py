@@ -14,9 +14,9 @@ _LONGEST: Final = 120
 _ROLES: Final = {WARMED: "warm-up", COLD: "cold", PROFILED: "profiled"}
 
 
-def clean(text: str) -> str:
-    """``text`` as a viewer can show it: at most 120 characters, none of them a control character, never empty."""
-    cut = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+def clean(text: str, longest: int = _LONGEST) -> str:
+    """``text`` as a viewer can show it: at most ``longest`` characters, no control character, never empty."""
+    cut = text if len(text) <= longest else text[: longest - 1] + "…"
     if not cut.isprintable():
         cut = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in cut)
     return cut or "(unnamed)"

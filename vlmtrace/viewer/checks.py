@@ -68,6 +68,17 @@ def counters(processor: TraceProcessor) -> set[str]:
     return {str(name) for (name,) in processor.query("SELECT DISTINCT name FROM counter_track")}
 
 
+_SLICES: Final = (
+    "SELECT ts, dur, name, category FROM slice WHERE coalesce(category, '') NOT GLOB 'finding,*' ORDER BY ts"
+)
+"""All but findings: another version may have found others in the same recording."""
+_FINDINGS: Final = "SELECT count(*) FROM slice WHERE category GLOB 'finding,*'"
+_WRITTEN_FINDINGS: Final = """
+SELECT coalesce(max(coalesce(extract_arg(arg_set_id, 'debug.findings'), extract_arg(arg_set_id, 'args.findings'))), 0)
+FROM slice WHERE name = 'recording' AND category IN ('vlmtrace.document', 'derived')
+"""
+
+
 def checked(processor: TraceProcessor, expected: Expected | None) -> Iterator[Check]:
     """Every check of a loaded trace; of another tool's trace (``None``) nothing is known to compare it with."""
     yield from _counted_by_the_importer(processor)
@@ -82,7 +93,7 @@ def checked(processor: TraceProcessor, expected: Expected | None) -> Iterator[Ch
         yield Check("slices", slices, "slices, with nothing to compare them with")
         return
     for name, sql, rows in (
-        ("slices", "SELECT ts, dur, name, category FROM slice ORDER BY ts", expected.slices()),
+        ("slices", _SLICES, expected.slices()),
         (
             "arrows",
             "SELECT b.ts, b.name, a.ts, a.name FROM flow JOIN slice AS a ON a.id = slice_out "
@@ -92,6 +103,8 @@ def checked(processor: TraceProcessor, expected: Expected | None) -> Iterator[Ch
         ("samples", "SELECT ts, value FROM counter ORDER BY ts", expected.samples()),
     ):
         yield _compared(name, rows, processor.query(sql))
+    written, found = processor.value(_WRITTEN_FINDINGS), processor.value(_FINDINGS)
+    yield Check("findings", found, "findings", None if found == written else f"{written:,} were written")
 
 
 def _counted_by_the_importer(processor: TraceProcessor) -> Iterator[Check]:
