@@ -74,9 +74,9 @@ class Process:
 class Row:
     """One row. ``number`` is its position in the layout, ``group`` that of the row it is under (``None``: its process).
 
-    ``kind`` is one of this module's constants; ``index`` is the recording's track or counter it shows, if any, or the
-    finding among the layout's; ``home``
-    the thread that a derived row belongs to, ``device`` the device whose lead it shows, ``unit`` a counter's.
+    ``kind`` is one of this module's constants; ``index`` is the recording's track or counter it shows, or the finding
+    among the layout's, if any; ``home`` the thread that a derived row belongs to, ``device`` the device whose lead it
+    shows, ``unit`` a counter's.
     """
 
     number: int
