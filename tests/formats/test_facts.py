@@ -13,6 +13,7 @@ def test_a_recording_without_kernels_tells_of_none() -> None:
     made = facts(synthetic.recording(), 3)
     assert "kernels" not in made
     assert made["generations"] == len(synthetic.recording().generations)
+    assert made["findings"] == 3
 
 
 def test_a_paired_one_tells_who_saw_its_kernels_and_how_far_to_trust_them() -> None:

@@ -203,15 +203,19 @@ class Slices:
         for row, call in zip(launched.span, launched.call, strict=True):
             if call == NONE and is_forward[spans.name[row]]:
                 forwards[spans.generation[row]].append((spans.end[row], row))
+        if not forwards:
+            return {}
         for ended in forwards.values():
             ended.sort()
-        found: dict[int, int] = {}  # by forward
-        for row in filter(lambda row: self._is_token[spans.name[row]], range(len(spans))) if forwards else ():
+        token_of: dict[int, int] = {}
+        for row, name in enumerate(spans.name):
+            if not self._is_token[name]:
+                continue
             ended = forwards[spans.generation[row]]
             at = bisect_right(ended, (spans.begin[row], len(spans)))
             if at and spans.begin[ended[at - 1][1]] < spans.begin[row]:
-                found.setdefault(ended[at - 1][1], row)
-        return {token: forward for forward, token in found.items()}
+                token_of.setdefault(ended[at - 1][1], row)
+        return {token: forward for forward, token in token_of.items()}
 
 
 def slices(recording: Recording, layout: Layout) -> Iterator[Slice]:

@@ -23,6 +23,19 @@ _OVERLAPS: Final = (
 _QUIET: Final = ("tokenizer_skipped_packets", "interned_data_tokenizer_errors")
 """Losses that the importer notes as no more than information; so it does with all that it says of flows."""
 
+_OURS: Final = "name = 'recording' AND category IN ('vlmtrace.document', 'derived')"
+"""The instant that tells what was recorded, in whatever format."""
+
+_SLICES: Final = (
+    "SELECT ts, dur, name, category FROM slice WHERE coalesce(category, '') NOT GLOB 'finding,*' ORDER BY ts"
+)
+"""All but findings: another version may have found others in the same recording."""
+_FINDINGS: Final = "SELECT count(*) FROM slice WHERE category GLOB 'finding,*'"
+_WRITTEN_FINDINGS: Final = f"""
+SELECT coalesce(max(coalesce(extract_arg(arg_set_id, 'debug.findings'), extract_arg(arg_set_id, 'args.findings'))), 0)
+FROM slice WHERE {_OURS}
+"""
+
 _LONGEST: Final = 160
 
 
@@ -56,27 +69,12 @@ def is_perfetto(processor: TraceProcessor) -> bool:
 
 def is_ours(processor: TraceProcessor) -> bool:
     """Whether vlmtrace seems to have written the trace, in whatever format."""
-    return bool(
-        processor.value(
-            "SELECT count(*) FROM slice WHERE name = 'recording' AND category IN ('vlmtrace.document', 'derived')"
-        )
-    )
+    return bool(processor.value(f"SELECT count(*) FROM slice WHERE {_OURS}"))
 
 
 def counters(processor: TraceProcessor) -> set[str]:
     """The names of the counters that the trace shows."""
     return {str(name) for (name,) in processor.query("SELECT DISTINCT name FROM counter_track")}
-
-
-_SLICES: Final = (
-    "SELECT ts, dur, name, category FROM slice WHERE coalesce(category, '') NOT GLOB 'finding,*' ORDER BY ts"
-)
-"""All but findings: another version may have found others in the same recording."""
-_FINDINGS: Final = "SELECT count(*) FROM slice WHERE category GLOB 'finding,*'"
-_WRITTEN_FINDINGS: Final = """
-SELECT coalesce(max(coalesce(extract_arg(arg_set_id, 'debug.findings'), extract_arg(arg_set_id, 'args.findings'))), 0)
-FROM slice WHERE name = 'recording' AND category IN ('vlmtrace.document', 'derived')
-"""
 
 
 def checked(processor: TraceProcessor, expected: Expected | None) -> Iterator[Check]:
