@@ -2,7 +2,8 @@
 """What each way of looking at a VLM costs: the same generate() with and without, one beside the other.
 
     scripts/overhead.py run --out overhead.jsonl [--shapes ...] [--modes eager compiled] [--ways ...] [--pairs 20]
-                            [--nsys PATH --importer PATH --libraries PATH]           on a machine with a GPU
+                            [--more stage=100 ...] [--nsys PATH --importer PATH --libraries PATH]
+                                                                                     on a machine with a GPU
     scripts/overhead.py report overhead.jsonl [--json OUT] [--plot PNG]              anywhere
     scripts/overhead.py floor [--out floor.jsonl]                                    what a traced stage cannot go below
 
@@ -179,7 +180,7 @@ class Study:
     """The rows so far and what is left to do, shape by shape, mode by mode, block by block."""
 
     out: Path
-    quads: int
+    quads: dict[str, int]
     until: float
     nsys: Nsys | None
     rows: list[dict[str, Any]]
@@ -192,7 +193,7 @@ class Study:
         done = [row for row in self.rows if self._is_of(row, configuration) and row["way"] == way]
         pairs = sum("off" in row for row in done)
         unreported = way == "nsys" and not any("bytes" in row for row in done)
-        return max(self.quads - pairs, int(unreported), 0)
+        return max(self.quads[way] - pairs, int(unreported), 0)
 
     @staticmethod
     def _is_of(row: dict[str, Any], configuration: Configuration) -> bool:
@@ -249,7 +250,7 @@ class Study:
             order.shuffle(turn)
             for way in turn:
                 self.check_time(spare)
-                number = self.quads - left[way]
+                number = self.quads[way] - left[way]
                 worker, asked = (others[way], "off") if way in others else (base, way)
                 before = after or base.visit("off")
                 on = [worker.visit(asked, write=number < TRACES) for _ in range(2)]
@@ -283,7 +284,7 @@ def run(options: argparse.Namespace) -> int:
     rows = overhead_report.read(out) if out.exists() else []
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
-        quads = (options.pairs + 1) // 2
+        quads = {way: (dict(options.more).get(way, options.pairs) + 1) // 2 for way in WAYS}
         study = Study(out, quads, time.monotonic() + options.seconds, nsys, rows, progress)
         ways, left_out = possible(options)
         plans = [
@@ -332,6 +333,14 @@ def possible(options: argparse.Namespace) -> tuple[list[str], list[str]]:
     return ways, left_out
 
 
+def more_pairs(text: str) -> tuple[str, int]:
+    """``way=pairs`` as it is typed."""
+    way, _, pairs = text.partition("=")
+    if way not in WAYS or not pairs.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not WAY=PAIRS: give, say, stage=100")
+    return way, int(pairs)
+
+
 def serve_bench(options: argparse.Namespace) -> int:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(options.address)
@@ -349,6 +358,9 @@ def main() -> int:
     command.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
     command.add_argument("--ways", nargs="+", choices=known, metavar="WAY", default=known, help=", ".join(known))
     command.add_argument("--pairs", type=int, default=20, help="of each way, shape and mode")
+    command.add_argument(
+        "--more", nargs="+", type=more_pairs, metavar="WAY=PAIRS", default=[], help="other numbers of pairs, of these"
+    )
     command.add_argument("--seconds", type=float, default=540, help="begin nothing after so long")
     command.add_argument("--device", default="cuda")
     command.add_argument("--new", type=int, default=32, help="new tokens of each generation")

@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -298,11 +299,11 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
     return FakeWorker
 
 
-def measure(out: Path, *ways: str, pairs: int = 4, seconds: float = 60) -> int:
-    more = {"nsys": None, "importer": None, "libraries": None}
+def measure(out: Path, *ways: str, pairs: int = 4, seconds: float = 60, more: Sequence[tuple[str, int]] = ()) -> int:
+    nsys = {"nsys": None, "importer": None, "libraries": None}
     options = argparse.Namespace(
         out=str(out), shapes=["small"], modes=["eager"], ways=ways, device="cpu", new=2, side=2, pairs=pairs,
-        seconds=seconds, **more,
+        seconds=seconds, more=more, **nsys,
     )  # fmt: skip
     return overhead.run(options)
 
@@ -332,6 +333,18 @@ def test_only_what_is_missing_is_measured(fake: type[FakeWorker], tmp_path: Path
     assert fake.asked == []
     measure(out, "again", "syncs", pairs=6)
     assert [way for way, _ in fake.asked].count("again") == 2
+
+
+def test_a_way_can_have_more_pairs_than_the_others(fake: type[FakeWorker], tmp_path: Path) -> None:
+    measure(tmp_path / "made.jsonl", "again", "syncs", pairs=4, more=[("syncs", 10)])
+    assert Counter(way for way, _ in fake.asked if way != "off") == {"again": 4, "syncs": 10}
+
+
+@pytest.mark.parametrize("typed", ["syncs", "syncs=", "syncs=many", "nothing=4"])
+def test_pairs_of_a_way_that_are_mistyped_are_refused_in_one_line(typed: str, tmp_path: Path) -> None:
+    made = run(tmp_path / "made.jsonl", "--more", typed)
+    assert made.returncode == 2
+    assert made.stderr.splitlines()[-1].endswith(f"'{typed}' is not WAY=PAIRS: give, say, stage=100")
 
 
 def test_only_the_first_runs_write_their_trace(fake: type[FakeWorker], tmp_path: Path) -> None:
