@@ -86,7 +86,7 @@ class Stage:
         import torch
         from torch import nn
 
-        from vlmtrace.capture.boundaries import span_hooks
+        from vlmtrace.capture.boundaries import called, span
         from vlmtrace.capture.lanes import Lanes
         from vlmtrace.capture.listeners import attached_nvtx_domain
         from vlmtrace.capture.observed import CURRENT, Loop, Observed
@@ -103,7 +103,9 @@ class Stage:
         self.hooked.register_forward_pre_hook(_before)
         self.hooked.register_forward_hook(_after)
         self.floor = nn.Identity()
-        self._hooks = list(span_hooks(self.traced, names.KIND_OF[names.ENCODER], 0))
+        name = called(self.traced)
+        kind = names.KIND_OF[names.ENCODER]
+        self.traced.__dict__[name] = span(kind, 0, False, self.traced, getattr(self.traced, name))
         self._current, self._observed = CURRENT, Observed(voice.listener.mark, lambda: None, Loop(self.traced))
         self.runtime = Runtime() if on_gpu else None
         before, after = _only(self.runtime)

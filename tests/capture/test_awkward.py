@@ -251,6 +251,24 @@ def test_an_encoder_compiled_in_place_is_shown_at_module_detail() -> None:
     assert counts(record(tiny, "module")[1])["vision.encoder"] == 1
 
 
+def test_a_part_that_runs_as_copies_is_left_as_it_is() -> None:
+    """A copy takes the instance's methods along: one that called the part itself would use its weights."""
+    tiny = own("llava")
+    tower = tiny.model.model.vision_tower
+    tiny.model.model.vision_tower = nn.DataParallel(tower)
+    wrapped = {}
+
+    def look(_module: nn.Module, _args: object) -> None:
+        wrapped.update({name: "_call_impl" in vars(one) for name, one in tiny.model.model.named_modules()})
+
+    hook = tower.register_forward_pre_hook(look)
+    ids, _ = record(tiny)
+    hook.remove()
+    assert torch.equal(ids, generate(tiny))
+    assert wrapped["language_model"]
+    assert not any(found for name, found in wrapped.items() if name.startswith("vision_tower.module"))
+
+
 @pytest.mark.parametrize("name", sorted(names.RESERVED - {names.PREPROCESS, names.H2D, names.DETOKENIZE}))
 def test_a_users_span_that_is_called_like_a_stage_is_told_apart(name: str) -> None:
     tiny = build("llama")

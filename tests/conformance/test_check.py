@@ -27,7 +27,7 @@ def test_a_part_that_is_named_wrongly_is_found(stages: dict[str, str], column: s
 
 
 def test_vision_that_is_not_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attachment.Attachment, "_hook_vision", lambda self: None)
+    monkeypatch.setattr(attachment.Attachment, "_wrap_vision", lambda self: None)
     verdicts = check(build("mllama"))
     assert (verdicts.vision, verdicts.encoder) == ("wrong", "wrong")
 

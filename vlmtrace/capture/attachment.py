@@ -1,10 +1,9 @@
 """Attachment: listeners on one model for the time of one ``generate()``, and nothing left behind.
 
-Only boundaries are announced here. Modules get forward hooks; what is not a module call is wrapped on the instance:
-feature methods, ``_prefill`` (to tell prefill from decode in every mode), ``get_compiled_call`` and what
-``module.compile()`` puts in place (compiled code is timed at its call site, since hooks are traced into a graph or
-lost), the stopping criteria (called when a token has been appended) and the logits processors (whose making begins a
-loop and names the prompt's length).
+Only boundaries are announced here. Methods are wrapped on the instance: what calling a module runs, feature methods,
+``_prefill`` (to tell prefill from decode in every mode), ``get_compiled_call`` (compiled code is timed at its call
+site, since what is inside is traced into a graph or lost), the stopping criteria (called when a token has been
+appended) and the logits processors (whose making begins a loop and names the prompt's length).
 """
 
 from __future__ import annotations
@@ -12,26 +11,23 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Final
 
 from torch import nn
 
 from vlmtrace.capture.boundaries import (
-    COMPILED,
+    called,
     candidates,
     compiled_call,
-    compiled_entry,
-    compiled_forward,
-    compiled_span,
+    entry,
     features,
-    forward_hooks,
+    forward,
     is_compiled,
-    language_entry,
-    note_projected,
     prefill,
-    span_hooks,
+    projected,
+    span,
 )
 from vlmtrace.capture.discovery.anatomy import Anatomy, Part
 from vlmtrace.capture.token_marks import logits_processor, stopping_criteria
@@ -47,8 +43,40 @@ _LAYER: Final = names.KIND_OF[names.LAYER]
 _LM_HEAD: Final = names.KIND_OF[names.LM_HEAD]
 
 
+_Wrapper = Callable[[nn.Module, Any], Any]
+"""Makes what takes the place of a module's method, given the module and that method."""
+
+
+class _Wraps:
+    """Methods shadowed on instances, and what was there before."""
+
+    def __init__(self) -> None:
+        self._made: list[tuple[nn.Module, str, Any]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._made)
+
+    def add(self, module: nn.Module, name: str, wrapper: _Wrapper) -> None:
+        """Shadow a method that the module has. transformers reads signatures, which ``functools.wraps`` keeps."""
+        original = getattr(module, name, None)
+        if original is None:
+            return
+        before = module.__dict__.get(name)
+        module.__dict__[name] = functools.wraps(original)(wrapper(module, original))
+        self._made.append((module, name, before))
+
+    def remove(self) -> None:
+        """Put back what was there, the last one first."""
+        while self._made:
+            module, name, before = self._made.pop()
+            if before is None:
+                module.__dict__.pop(name, None)
+            else:
+                module.__dict__[name] = before
+
+
 class Attachment:
-    """Hooks and wrappers of one model at one detail.
+    """The wraps of one model at one detail.
 
     A context manager, entered by several threads at a time; whoever leaves last removes all.
     """
@@ -58,9 +86,7 @@ class Attachment:
         self._detail = detail
         self._users = 0
         self._lock = threading.Lock()
-        self._hooks: list[Any] = []
-        self._language_hooks: list[Any] = []
-        self._wrapped: list[tuple[nn.Module, str, Any]] = []
+        self._wraps, self._language = _Wraps(), _Wraps()
 
     def __enter__(self) -> Attachment:
         with self._lock:
@@ -70,12 +96,10 @@ class Attachment:
             try:
                 sees = not self._vision_is_compiled()
                 if sees:
-                    self._hook_vision()
-                self._hook_language()
-                for part in self._anatomy.generating:
-                    self._wrap_generating(part.module)
-                for method in self._anatomy.feature_methods if sees else ():
-                    self._wrap(method.owner, method.method, features)
+                    self._wrap_vision()
+                for module in {id(part.module): part.module for part in self._anatomy.generating}.values():
+                    self._wrap_generating(module)
+                self._wrap_language()
             except BaseException:
                 self._remove()
                 self._users -= 1
@@ -91,25 +115,18 @@ class Attachment:
                 self._remove()
 
     def _remove(self) -> None:
-        for handle in (*self._hooks, *self._language_hooks):
-            handle.remove()
-        self._hooks.clear()
-        self._language_hooks.clear()
-        for module, name, before in reversed(self._wrapped):
-            if before is None:
-                module.__dict__.pop(name, None)
-            else:
-                module.__dict__[name] = before
-        self._wrapped.clear()
+        self._language.remove()
+        self._wraps.remove()
 
-    def drop_language_hooks(self) -> None:
-        """Before a compiled forward: hooks in its graph would break it, or make it again when they go.
+    def drop_language(self) -> None:
+        """Before a compiled forward: wraps in its graph would break it, or make it again when they go.
 
         They stay while another thread generates with the same model, perhaps eagerly.
         """
-        with self._lock:
-            while self._users == 1 and self._language_hooks:
-                self._language_hooks.pop().remove()
+        if self._language:
+            with self._lock:
+                if self._users == 1:
+                    self._language.remove()
 
     def _vision_is_compiled(self) -> bool:
         """Whether vision runs inside compiled code, where it cannot be seen and listeners cost a recompilation each.
@@ -125,79 +142,70 @@ class Attachment:
                     return True
         return False
 
-    def _hook_vision(self) -> None:
+    def _wrap_vision(self) -> None:
         anatomy = self._anatomy
         for kind, parts in ((_ENCODER, anatomy.encoders), (_PROJECTOR, anatomy.projectors)):
             for number, part in enumerate(parts):
-                self._hooks += self._span(part, kind, number)
+                self._span(self._wraps, part, kind, number)
         if anatomy.projectors:
-            self._hooks.append(anatomy.projectors[-1].module.register_forward_hook(note_projected))
+            self._around(self._wraps, anatomy.projectors[-1].module, projected)
         if self._detail != "stage":
             for number, part in enumerate(anatomy.inner_projectors, start=len(anatomy.projectors)):
                 if not self._inside_compiled_encoder(part):
-                    self._hooks += self._span(part, _PROJECTOR, number)
+                    self._span(self._wraps, part, _PROJECTOR, number)
         if self._detail == "layer":
             for number, part in enumerate(anatomy.vision_layers):
                 if not self._inside_compiled_encoder(part):
-                    self._hooks += self._span(part, _VISION_LAYER, number, sampled=True)
+                    self._span(self._wraps, part, _VISION_LAYER, number, sampled=True)
+        for method in anatomy.feature_methods:
+            self._wraps.add(method.owner, method.method, features)
 
     def _inside_compiled_encoder(self, part: Part) -> bool:
         """As :meth:`_inside_compiled`; a compiled model around it does not count, since vision may run before it."""
         encoders = self._anatomy.encoders
         return any(is_compiled(one.module) and part.path.startswith(f"{one.path}.") for one in encoders)
 
-    def _hook_language(self) -> None:
-        anatomy = self._anatomy
-        hooks = self._language_hooks
+    def _wrap_language(self) -> None:
+        anatomy, wraps = self._anatomy, self._language
         for part in anatomy.generating:
-            if part.module.__dict__.get(COMPILED) is None:
-                hooks += forward_hooks(part.module)
-            else:
-                self._wrap(part.module, COMPILED, compiled_forward)
+            self._around(wraps, part.module, forward)
         if self._detail == "stage":
             return
         if anatomy.entry is not None and not self._inside_compiled(anatomy.entry):
-            if anatomy.entry.module.__dict__.get(COMPILED) is None:
-                hooks.append(anatomy.entry.module.register_forward_pre_hook(language_entry, prepend=True))
-            else:
-                self._wrap(anatomy.entry.module, COMPILED, compiled_entry)
+            self._around(wraps, anatomy.entry.module, entry)
         if anatomy.lm_head is not None and not self._inside_compiled(anatomy.lm_head):
-            hooks += self._span(anatomy.lm_head, _LM_HEAD, NONE, sampled=True)
+            self._span(wraps, anatomy.lm_head, _LM_HEAD, NONE, sampled=True)
         if self._detail == "layer":
             for number, part in enumerate(anatomy.layers):
                 if not self._inside_compiled(part):
-                    hooks += self._span(part, _LAYER, number, sampled=True)
+                    self._span(wraps, part, _LAYER, number, sampled=True)
 
-    def _span(self, part: Part, kind: int, number: int, *, sampled: bool = False) -> list[Any]:
-        """Hooks around a part; where ``module.compile()`` has compiled it, a wrap of what it runs instead."""
-        if part.module.__dict__.get(COMPILED) is None:
-            return list(span_hooks(part.module, kind, number, sampled=sampled))
-        self._wrap(part.module, COMPILED, functools.partial(compiled_span, kind, number, sampled))
-        return []
+    @staticmethod
+    def _around(wraps: _Wraps, module: nn.Module, wrapper: _Wrapper) -> None:
+        wraps.add(module, called(module), wrapper)
+
+    def _span(self, wraps: _Wraps, part: Part, kind: int, number: int, *, sampled: bool = False) -> None:
+        # Inside of it run copies of the part, whose wraps would call the part itself.
+        if not any(isinstance(module, nn.DataParallel) for module in self._outside(part)):
+            self._around(wraps, part.module, functools.partial(span, kind, number, sampled))
 
     def _inside_compiled(self, part: Part) -> bool:
-        """Whether a part runs in compiled code, where its hooks would show nothing and cost a recompilation."""
+        """Whether a part runs in compiled code, where a wrap would show nothing and cost a recompilation."""
+        return any(is_compiled(module) for module in self._outside(part))
+
+    def _outside(self, part: Part) -> Iterator[nn.Module]:
+        """The modules that a part lies in, the outermost first."""
         module: nn.Module | None = self._anatomy.root
         for name in part.path.split("."):
             if module is None:
-                return False
-            if is_compiled(module):
-                return True
+                return
+            yield module
             module = module._modules.get(name)
-        return False
 
     def _wrap_generating(self, module: nn.Module) -> None:
-        self._wrap(module, "_prefill", prefill)
-        self._wrap(module, "_get_logits_processor", logits_processor)
-        self._wrap(module, "_get_candidate_generator", candidates)
-        self._wrap(module, "_get_stopping_criteria", stopping_criteria)
-        self._wrap(module, "get_compiled_call", functools.partial(compiled_call, self.drop_language_hooks))
-
-    def _wrap(self, module: nn.Module, name: str, wrapper: Callable[[nn.Module, Any], Any]) -> None:
-        """Shadow a method on the instance. transformers reads signatures, which ``functools.wraps`` keeps."""
-        original = getattr(module, name, None)
-        if original is None or (module, name) in ((owner, taken) for owner, taken, _ in self._wrapped):
-            return
-        before = module.__dict__.get(name)
-        module.__dict__[name] = functools.wraps(original)(wrapper(module, original))
-        self._wrapped.append((module, name, before))
+        wrap = self._wraps.add
+        wrap(module, "_prefill", prefill)
+        wrap(module, "_get_logits_processor", logits_processor)
+        wrap(module, "_get_candidate_generator", candidates)
+        wrap(module, "_get_stopping_criteria", stopping_criteria)
+        wrap(module, "get_compiled_call", functools.partial(compiled_call, self.drop_language))

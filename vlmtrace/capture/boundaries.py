@@ -1,12 +1,14 @@
 """Boundaries: what tells the generation in progress that a part of a model is entered or left.
 
-Forward hooks where a module is called, wraps where something else is: feature methods, ``_prefill``, and compiled code,
-which is timed at its call site, since hooks are traced into a graph or lost. None does anything while dynamo traces.
+Each is a wrap of a method on one instance: feature methods, ``_prefill``, and what calling a module runs: its own
+``_call_impl`` (its hooks and its forward), or the compiled call, so that nothing is traced into a graph. A pair of
+forward hooks instead would cost more than the two marks it makes, since torch calls a module without hooks by a shorter
+way. None does anything while dynamo traces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -18,19 +20,16 @@ from vlmtrace.timeline.marks import POINT
 from vlmtrace.timeline.spans import NONE
 
 __all__ = [
-    "COMPILED",
+    "called",
     "candidates",
     "compiled_call",
-    "compiled_entry",
-    "compiled_forward",
-    "compiled_span",
+    "entry",
     "features",
-    "forward_hooks",
+    "forward",
     "is_compiled",
-    "language_entry",
-    "note_projected",
     "prefill",
-    "span_hooks",
+    "projected",
+    "span",
 ]
 
 _VISION: Final = names.KIND_OF[names.VISION]
@@ -38,45 +37,29 @@ _PREFILL: Final = names.KIND_OF[names.PREFILL]
 _MERGE: Final = POINT | names.KIND_OF[names.MERGE]
 _STEP: Final = names.KIND_OF[names.STEP]
 
-COMPILED: Final = "_compiled_call_impl"
-"""Where ``module.compile()`` puts the compiled call, which then runs in place of hooks and forward."""
+_COMPILED: Final = "_compiled_call_impl"
+"""Where ``module.compile()`` puts the compiled call, which then runs in place of the other."""
 
 _is_compiling = torch.compiler.is_compiling
 
 
-def span_hooks(module: nn.Module, kind: int, number: int, *, sampled: bool = False) -> Iterator[Any]:
-    """Hooks outside of all others of the module: what they do (moving weights, say) belongs to the span.
-
-    ``sampled`` ones are silent in a step whose layers are not told.
-    """
-    end = ~kind
-
-    def before(module: nn.Module, args: Any) -> None:  # noqa: ARG001
-        if _is_compiling():
-            return
-        observed = CURRENT.observed
-        if observed is not None and (not sampled or observed.detailed):
-            observed.mark(kind, number)
-
-    def after(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
-        if _is_compiling():
-            return
-        observed = CURRENT.observed
-        if observed is not None and (not sampled or observed.detailed):
-            observed.mark(end, NONE)
-
-    yield module.register_forward_pre_hook(before, prepend=True)
-    yield module.register_forward_hook(after, always_call=True)
+def called(module: nn.Module) -> str:
+    """The name of the method that ``module(...)`` runs: ``nn.Module.__call__`` asks the instance for it."""
+    return "_call_impl" if module.__dict__.get(_COMPILED) is None else _COMPILED
 
 
-def compiled_span(
+def span(
     kind: int,
     number: int,
     sampled: bool,
     module: nn.Module,  # noqa: ARG001
     original: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """The same span around a module that ``module.compile()`` has compiled."""
+    """A wrap of a call of a part: what its hooks do (moving weights, say) belongs to the span.
+
+    A ``sampled`` one is silent in a step whose layers are not told.
+    """
+    end = ~kind
 
     def call(*args: Any, **kwargs: Any) -> Any:
         observed = None if _is_compiling() else CURRENT.observed
@@ -86,43 +69,25 @@ def compiled_span(
         try:
             return original(*args, **kwargs)
         finally:
-            observed.mark(~kind, NONE)
+            observed.mark(end, NONE)
 
     return call
 
 
-def forward_hooks(module: nn.Module) -> Iterator[Any]:
-    """A forward of the generating model: a prefill, its chunk, or a step. Other models' forwards are their own."""
-
-    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        if _is_compiling():
-            return
-        observed = CURRENT.observed
-        if observed is not None and observed.loop.model is module and not observed.in_compiled:
-            if is_compiled(module):
-                observed.mode = "compiled"
-            _enter_forward(observed, args, kwargs)
-
-    def after(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
-        if _is_compiling():
-            return
-        observed = CURRENT.observed
-        if observed is not None and observed.loop.model is module and not observed.in_compiled:
-            _leave_forward(observed)
-
-    yield module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
-    yield module.register_forward_hook(after, always_call=True)
-
-
-def compiled_forward(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
-    """The same around a generating model that ``module.compile()`` has compiled."""
+def forward(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+    """A wrap of a call of the generating model: a prefill, its chunk, or a step. Other models' calls are their own."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         observed = None if _is_compiling() else CURRENT.observed
         if observed is None or observed.loop.model is not module or observed.in_compiled:
             return original(*args, **kwargs)
-        observed.mode = "compiled"
-        return _run_compiled(observed, original, args, kwargs)
+        if is_compiled(module):
+            observed.mode = "compiled"
+        _enter_forward(observed, args, kwargs)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            _leave_forward(observed)
 
     return call
 
@@ -140,7 +105,7 @@ def _run_compiled(observed: Observed, compiled: Callable[..., Any], args: Any, k
 def is_compiled(module: nn.Module) -> bool:
     """Whether calling ``module`` runs compiled code: by ``module.compile()``, or a compiled function for a forward."""
     own = module.__dict__
-    return own.get(COMPILED) is not None or hasattr(own.get("forward"), "_torchdynamo_orig_callable")
+    return own.get(_COMPILED) is not None or hasattr(own.get("forward"), "_torchdynamo_orig_callable")
 
 
 def _enter_forward(observed: Observed, args: Any, kwargs: Any) -> None:
@@ -164,7 +129,7 @@ def _enter_forward(observed: Observed, args: Any, kwargs: Any) -> None:
 
 def _leave_forward(observed: Observed) -> None:
     kind = observed.forward_kind
-    if kind != NONE:  # else something raised before its entry was seen
+    if kind != NONE:  # else a generation inside of it has left its own
         observed.forward_kind = NONE
         observed.mark(~kind, NONE)
 
@@ -176,20 +141,13 @@ def _input_tokens(args: Any, kwargs: Any) -> int:
     return NONE if tokens is None else tokens.shape[1]
 
 
-def language_entry(module: nn.Module, args: Any) -> None:  # noqa: ARG001
-    """A hook before the language model: in a prefill, what is merged has been by now."""
-    if _is_compiling():
-        return
-    observed = CURRENT.observed
-    if observed is not None and observed.forward_kind == _PREFILL:
-        observed.mark(_MERGE, NONE)
-
-
-def compiled_entry(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
-    """The same of a language model that ``module.compile()`` has compiled."""
+def entry(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001
+    """A wrap of a call of the language model: in a prefill, what is merged has been by now."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        language_entry(module, args)
+        observed = None if _is_compiling() else CURRENT.observed
+        if observed is not None and observed.forward_kind == _PREFILL:
+            observed.mark(_MERGE, NONE)
         return original(*args, **kwargs)
 
     return call
@@ -225,9 +183,9 @@ def candidates(module: nn.Module, original: Callable[..., Any]) -> Callable[...,
 
 
 def compiled_call(
-    drop_hooks: Callable[[], None], module: nn.Module, original: Callable[..., Any]
+    drop_inside: Callable[[], None], module: nn.Module, original: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """A wrap of ``get_compiled_call``: what it answers is timed where it is called, without hooks inside."""
+    """A wrap of ``get_compiled_call``: what it answers is timed where it is called, with no wrap inside."""
 
     def get_compiled_call(*args: Any, **kwargs: Any) -> Any:
         compiled = original(*args, **kwargs)
@@ -237,7 +195,7 @@ def compiled_call(
         observed.mode = "compiled"
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            drop_hooks()
+            drop_inside()
             return _run_compiled(observed, compiled, args, kwargs)
 
         return forward
@@ -270,14 +228,18 @@ def features(module: nn.Module, original: Callable[..., Any]) -> Callable[..., A
     return call
 
 
-def note_projected(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
-    """Where no feature method runs, what the last projector makes is what an image became."""
-    if _is_compiling():
-        return
-    observed = CURRENT.observed
-    if observed is not None and observed.vision_depth == 0:
-        # A module's tuple is its answer and what came with it (attention weights, say).
-        observed.projected_tokens += _rows(output[0] if isinstance(output, tuple) and output else output)
+def projected(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001
+    """A wrap of a call of the last projector: where no feature method runs, what it makes is what an image became."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        made = original(*args, **kwargs)
+        observed = None if _is_compiling() else CURRENT.observed
+        if observed is not None and observed.vision_depth == 0:
+            # A module's tuple is its answer and what came with it (attention weights, say).
+            observed.projected_tokens += _rows(made[0] if isinstance(made, tuple) and made else made)
+        return made
+
+    return call
 
 
 def _rows(features: Any) -> int:

@@ -84,7 +84,7 @@ class NvtxRanges:
         return mark
 
     def unwind(self, depth: int) -> None:
-        """Close what an interrupt left open: torch runs no forward hook for a ``KeyboardInterrupt``."""
+        """Close what an interrupt between a mark and its ``try`` left open."""
         while self.depth > depth:
             self.mark(~0, NONE)
 
