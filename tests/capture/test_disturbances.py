@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.capture.fakes import FakeHost
+from vlmtrace.capture import disturbances
 from vlmtrace.capture.disturbances import Disturbances
 from vlmtrace.timeline import names
 
@@ -76,6 +77,26 @@ def test_a_graph_being_captured_is_seen_once_its_manager_is_loaded(monkeypatch: 
     assert all(d.end - d.begin == 10 for d in captures)
     assert Manager.run_eager.__name__ == "run_eager"
     assert not hasattr(Manager.run_eager, "__wrapped__")
+
+
+def test_a_manager_that_is_loaded_between_tokens_is_found_and_nothing_is_looked_for_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = Disturbances(FakeHost().now, shortest_ns=0)
+    seen.install()
+    monkeypatch.setattr(seen, "watch_compiler", lambda: pytest.fail("nothing has been loaded"))
+    seen.watch_loaded()
+    monkeypatch.undo()
+    trees = types.ModuleType("torch._inductor.cudagraph_trees_of_a_test")
+    trees.CUDAGraphTreeManager = Manager  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        disturbances, "_CALLS", ((trees.__name__, "CUDAGraphTreeManager", "run_eager", names.CAPTURE, "graph"),)
+    )
+    monkeypatch.setitem(sys.modules, trees.__name__, trees)
+    seen.watch_loaded()
+    Manager().run_eager("a graph")
+    seen.remove()
+    assert [d.name for d in seen.seen if d.name == names.CAPTURE] == [names.CAPTURE]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import vlmtrace
 from tests.capture.fakes import Fake, FakeAllocator
 from tests.models import NAMES, Tiny, build
 from vlmtrace.capture import lanes, memory
+from vlmtrace.capture.calibration import Prices
 from vlmtrace.capture.kernel_profile import KernelProfile
 from vlmtrace.capture.recorder import Recorder, RecorderOptions
 from vlmtrace.errors import UsageError
@@ -241,7 +242,7 @@ def test_vision_that_is_run_anew_in_every_step_counts_in_decode(tiny: Tiny, allo
 def test_what_reading_took_is_counted_as_a_cost_of_tracing(
     tiny: Tiny, allocator: FakeAllocator, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "_mark_cost", lambda *_: 0)
+    monkeypatch.setattr(lanes, "calibrate", lambda *_: Prices())
 
     def slow(device: int) -> None:
         fake.host.spend(50_000)

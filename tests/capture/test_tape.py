@@ -140,6 +140,15 @@ def test_after_ten_minutes_a_step_is_as_precise_as_after_one_second(host: FakeHo
     assert max(abs(a - b) for a, b in zip(placed, true, strict=True)) <= fitted.bound_ns
 
 
+def test_growing_is_timed_and_having_room_is_not(host: FakeHost) -> None:
+    tape = Tape(FakeDevice(host), 8, host.now)
+    grown = tape.grown_ns
+    tape.reserve(8)
+    assert tape.grown_ns == grown
+    tape.reserve(10_000)
+    assert tape.grown_ns == grown + host.tick
+
+
 def test_a_closed_tape_takes_no_more_marks_and_leaves_the_device_alone(host: FakeHost) -> None:
     device = FakeDevice(host)
     tape = Tape(device, 8, host.now)

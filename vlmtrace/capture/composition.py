@@ -11,6 +11,7 @@ from itertools import islice, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
+from vlmtrace.capture.calibration import Prices
 from vlmtrace.capture.counters import with_counters
 from vlmtrace.capture.ended import Ended
 from vlmtrace.capture.memory import tell_peaks
@@ -18,7 +19,7 @@ from vlmtrace.capture.requests import requests
 from vlmtrace.timeline import names
 from vlmtrace.timeline.alignment import AffineMap, Constraints, Rate, fit_offset, fit_rate, tightest_marks
 from vlmtrace.timeline.assembly import TRACK_OF, Node, forest, stage_tree
-from vlmtrace.timeline.marks import UNRESOLVED
+from vlmtrace.timeline.marks import POINT, UNRESOLVED
 from vlmtrace.timeline.recording import Clock, Cost, Generation, Json, Recording, Track
 from vlmtrace.timeline.spans import NONE, NewSpan, SpansBuilder
 from vlmtrace.timeline.validation import validate
@@ -59,6 +60,8 @@ def _without_collections() -> Iterator[None]:
 _FORWARDS: Final = (names.PREFILL, names.STEP)
 _GENERATIONS: Final = (names.GENERATE, names.WARMUP)
 
+_TOKEN: Final = POINT | names.KIND_OF[names.TOKEN]
+
 _NEVER: Final = (0, -1, NONE)
 """The host bounds of no generation: before every other, and nothing lies within."""
 
@@ -78,8 +81,7 @@ class _Composer:
         self.ranges = 0
         self.anchor_waits = 0
         self.path = "host clock"
-        self.mark_ns = 0
-        self.range_ns = 0
+        self.prices = Prices()
 
     def add_lane(self, lane: Lane) -> None:
         """Everything that one thread marked, one request after another: only one is a tree at a time."""
@@ -88,8 +90,8 @@ class _Composer:
             self.marks += voice.tape.total
             self.ranges += 0 if voice.ranges is None else voice.ranges.count
             self.anchor_waits += voice.tape.anchor_waits
-            if device is not None or self.mark_ns == 0:
-                self.mark_ns, self.range_ns = voice.mark_ns, voice.range_ns
+            if device is not None or self.prices == Prices():
+                self.prices = voice.prices
                 if voice.tape.clock is not None:
                     self.path = voice.tape.clock.path
         for device, node in requests(*(self._roots(device, voice) for device, voice in lane.voices.items())):
@@ -112,6 +114,13 @@ class _Composer:
             generation = index if begin <= seen.begin <= end else None
             track = self._track(lanes[seen.thread], None, seen.name)
             self.builder.add(NewSpan(seen.name, track, (seen.begin, seen.end), generation=generation, args=seen.args))
+
+    def _host_ns(self, ended: Ended) -> int:
+        """What was done in a generation × its price, and what was measured as it was done."""
+        marks = ended.last - ended.first
+        tokens = ended.voice.tape.marks.code[ended.first : ended.last].count(_TOKEN)
+        counted = marks * self.prices.mark_ns + marks // 2 * self.prices.range_ns + tokens * self.prices.token_ns
+        return counted + ended.reading_ns + ended.growing_ns
 
     def _host_bounds(self, ended: Ended) -> tuple[int, int, int]:
         """Host times of a generation's first and last mark, and its index; empty where it has no marks."""
@@ -293,16 +302,16 @@ class _Composer:
         order = sorted(range(len(self.clocks)), key=lambda at: self.clocks[at].generation)
         place = {at: new for new, at in enumerate(order)}
         generations = tuple(replace(g, clock=None if g.clock is None else place[g.clock]) for g in generations)
-        counted = ((ended.last - ended.first, ended.reading_ns) for ended in self.ended)
         cost = Cost(
             path=self.path,
             marks=self.marks,
             ranges=self.ranges,
             waits=sum(ended.waits for ended in self.ended),
             anchor_waits=self.anchor_waits,
-            mark_ns=self.mark_ns,
-            range_ns=self.range_ns,
-            host_ns=tuple(marks * self.mark_ns + marks // 2 * self.range_ns + read for marks, read in counted),
+            mark_ns=self.prices.mark_ns,
+            range_ns=self.prices.range_ns,
+            token_ns=self.prices.token_ns,
+            host_ns=tuple(self._host_ns(ended) for ended in self.ended),
         )
         random = recorder.random_weights
         sampler = recorder.sampler

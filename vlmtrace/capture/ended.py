@@ -30,8 +30,8 @@ class Ended:
     """What is kept of a generation until the recording is composed. ``first`` and ``last`` bound its marks.
 
     ``readings`` are the allocator's at the borders of its stages, if they were asked for; ``reading_ns`` is how long
-    those inside of it took on the host. It is ``running`` until everything about it is known; ``settling`` is held
-    while that is found out.
+    those inside of it took on the host, ``growing_ns`` how long its tape took to grow. It is ``running`` until
+    everything about it is known; ``settling`` is held while that is found out.
     """
 
     voice: Voice
@@ -57,6 +57,7 @@ class Ended:
     memory_before: Mapping[str, Json] = field(default_factory=dict)
     readings: Sequence[Reading] = ()
     reading_ns: int = 0
+    growing_ns: int = 0
     cache: CacheLayout | None = None
     new_tokens: tuple[int, ...] = ()
     running: bool = True

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import median
+from functools import partial
 from typing import Any, Final
 
 import torch
-from torch import nn
 
-from vlmtrace.capture.boundaries import called, span
+from vlmtrace.capture.calibration import Prices, calibrate
 from vlmtrace.capture.clocks import DeviceClock, clock_of, monotonic_ns
-from vlmtrace.capture.listeners import Fanout, Listener, Mark, NvtxRanges
+from vlmtrace.capture.listeners import Fanout, Listener, NvtxRanges
 from vlmtrace.capture.memory import Allocator, MemoryMeter
-from vlmtrace.capture.observed import CURRENT, Loop, Observed
 from vlmtrace.capture.tape import Tape
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Json
@@ -29,10 +26,6 @@ __all__ = ["Lane", "Lanes", "Voice", "settle_device"]
 _ROOM: Final = 2048
 _STALE_NS: Final = 1_000_000_000
 """An anchor older than this is taken again before a generation: float32 elapsed times grow coarse with distance."""
-
-_CALLS: Final = 20
-_BATCHES: Final = 15
-"""A cost is the median of many short batches: what interrupts one of them does not count."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,8 +38,7 @@ class Voice:
     tape: Tape
     ranges: NvtxRanges | None
     listener: Listener
-    mark_ns: int = 0
-    range_ns: int = 0
+    prices: Prices = field(default_factory=Prices)
     lost: bool = False
     meter: MemoryMeter | None = None
 
@@ -135,19 +127,27 @@ class Lane:
 class Lanes:
     """The lanes of all threads that took part in a recording.
 
-    Where it never ``waits``, a voice has no anchors, its cost is measured once for all threads, and ``all`` stays
+    Where it never ``waits``, a voice has no anchors, its prices are measured once for all threads, and ``all`` stays
     empty: whoever is told of a lane's generations knows it. ``memory`` says to read the allocators of devices.
+    ``between_tokens`` is what the recorder does there for a tape and the room that it needs: a part of what is priced.
     """
 
     def __init__(
-        self, texts: Callable[[int], str], domain: Any | None, *, waits: bool = True, memory: bool = False
+        self,
+        texts: Callable[[int], str],
+        domain: Any | None,
+        between_tokens: Callable[[Tape, int], None] = Tape.reserve,
+        *,
+        waits: bool = True,
+        memory: bool = False,
     ) -> None:
         self._texts = texts
         self._domain = domain
+        self._between_tokens = between_tokens
         self._waits = waits
         self._memory = memory
         self._allocators: dict[int, Allocator] = {}
-        self._costs: dict[int | None, tuple[int, int]] = {}
+        self._prices: dict[int | None, Prices] = {}
         self._local = threading.local()
         self._lock = threading.Lock()
         self._clocks: dict[int, DeviceClock] = {}
@@ -170,7 +170,7 @@ class Lanes:
         return lane
 
     def voice(self, device: int | None) -> Voice:
-        """The calling thread's voice on a clock; made, and its cost measured, the first time."""
+        """The calling thread's voice on a clock; made, and its prices measured, the first time."""
         lane = self.here()
         voice = lane.voices.get(device)
         if voice is None:
@@ -187,9 +187,10 @@ class Lanes:
         meter = None if device is None or not self._memory else self._meter(device, tape)
         heard: Listener = tape if meter is None else Fanout(meter, tape)
         voice = Voice(tape, ranges, heard if ranges is None else Fanout(heard, ranges), meter=meter)
-        if self._waits or device not in self._costs:
-            self._costs[device] = (_mark_cost(tape, heard.mark), 0 if ranges is None else _range_cost(ranges))
-        voice.mark_ns, voice.range_ns = self._costs[device]
+        if self._waits or device not in self._prices:
+            between = partial(self._between_tokens, tape, 0)
+            self._prices[device] = calibrate(tape, heard.mark, between, ranges)
+        voice.prices = self._prices[device]
         if clock is not None and self._waits:
             # Nothing marked while calibrating is kept, and the first anchor must follow all of it.
             settle_device(device)
@@ -208,47 +209,3 @@ class Lanes:
 def settle_device(device: int | None) -> None:
     """Wait until a device has done all that was asked of it; only outside of generations."""
     torch.cuda.synchronize(device)
-
-
-def _mark_cost(tape: Tape, mark: Mark) -> int:
-    """Nanoseconds that one mark costs the model: half of what a traced call of a module takes longer than a bare one.
-
-    ``mark`` ends on ``tape``. A layer's are made, at which no memory is read.
-    """
-    module = nn.Identity()
-    value = torch.empty(0)
-
-    def timed() -> float:
-        begin = time.perf_counter_ns()
-        for _ in range(_CALLS):
-            module(value)
-        return (time.perf_counter_ns() - begin) / _CALLS
-
-    before = CURRENT.observed
-    timed()
-    bare = median(timed() for _ in range(_BATCHES))
-    tape.reserve(2 * _CALLS * (_BATCHES + 1))
-    name = called(module)
-    module.__dict__[name] = span(names.KIND_OF[names.LAYER], 0, False, module, getattr(module, name))
-    CURRENT.observed = Observed(mark, lambda: None, Loop(module))
-    try:
-        timed()
-        traced = median(timed() for _ in range(_BATCHES))
-    finally:
-        CURRENT.observed = before
-    return max(0, round((traced - bare) / 2))
-
-
-def _range_cost(ranges: NvtxRanges) -> int:
-    kind = names.KIND_OF[names.CALIBRATE]
-
-    def timed() -> float:
-        begin = time.perf_counter_ns()
-        for _ in range(_CALLS):
-            ranges.mark(kind, NONE)
-            ranges.mark(~kind, NONE)
-        return (time.perf_counter_ns() - begin) / _CALLS
-
-    cost = median(timed() for _ in range(_BATCHES))
-    ranges.count = 0
-    return round(cost)

@@ -26,13 +26,14 @@ from vlmtrace.capture.disturbances import Disturbances
 from vlmtrace.capture.ended import Ended
 from vlmtrace.capture.environment import environment, working_device
 from vlmtrace.capture.gpu_sampler import GpuSampler
-from vlmtrace.capture.lanes import Lanes, Voice
+from vlmtrace.capture.lanes import Lanes
 from vlmtrace.capture.listeners import RecordingRange, attached_nvtx_domain
 from vlmtrace.capture.observed import CURRENT, Loop, Observed, aside
 from vlmtrace.capture.patches import Around, Family, Patches
 from vlmtrace.capture.plans import Plan, Plans
 from vlmtrace.capture.ring import Kept, Ring
 from vlmtrace.capture.surroundings import Surroundings
+from vlmtrace.capture.tape import Tape
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import COLD, TIMED, WARMED, Json, Recording
@@ -106,7 +107,9 @@ class Recorder:
         if domain is None and options.nvtx:
             domain = attached_nvtx_domain()
         waits = options.slowest is None
-        self.lanes = Lanes(self.texts.__getitem__, domain, waits=waits, memory=options.memory and waits)
+        self.lanes = Lanes(
+            self.texts.__getitem__, domain, self._between_tokens, waits=waits, memory=options.memory and waits
+        )
         self.surroundings = Surroundings(self.lanes, self.texts, keep_text=options.keep_text)
         self.plans = Plans(options.detail, options.stages)
         self.disturbances = Disturbances()
@@ -257,9 +260,9 @@ class Recorder:
         else:
             self._timed_range.open()
         room = _ROOM_BETWEEN_TOKENS[self.options.detail]
-        voice.tape.reserve(room)
+        voice.tape.reserve(2 * room)
         self.disturbances.watch_compiler()
-        between = functools.partial(self._between_tokens, voice, room)
+        between = functools.partial(self._between_tokens, voice.tape, room)
         observed = Observed(voice.listener.mark, between, Loop(model), every=self.options.every)
         with plan.attachment:
             state = None if device is None or self.ring is not None else DeviceState(device)
@@ -282,14 +285,14 @@ class Recorder:
                     if device is not None and state is not None and not voice.lost:
                         ended.device_state = state.change() | self._seldom_state(device, role) | ended.own_peak()
 
-    def _between_tokens(self, voice: Voice, room: int) -> None:
+    def _between_tokens(self, tape: Tape, room: int) -> None:
         """Where growing takes no time from a stage: events for the next step, and a compiler that was just loaded."""
-        voice.tape.reserve(room)
-        self.disturbances.watch_compiler()
+        tape.reserve(room)
+        self.disturbances.watch_loaded()
 
     def _timed(self, ended: Ended, observed: Observed, call: Callable[[], Any]) -> Any:
         voice = ended.voice
-        depth = voice.depth
+        depth, grown = voice.depth, voice.tape.grown_ns
         kind = _WARMUP if ended.role == WARMED else _GENERATE
         CURRENT.observed = observed
         voice.listener.mark(kind, NONE)
@@ -302,6 +305,7 @@ class Recorder:
             voice.close(kind, depth)
             CURRENT.observed = None
             ended.last = voice.tape.written
+            ended.growing_ns = voice.tape.grown_ns - grown
 
     def _settle(self, ended: Ended, observed: Observed, given: tuple[Any, Any]) -> None:
         """After the last mark: the one wait, the elapsed times, the anchors; then what the host knows of it all."""

@@ -204,7 +204,7 @@ def _taken(device: int | None, voice: Voice, one: _Open) -> Voice:
     """A voice with what was marked for one generation, resolved and closed."""
     begin, end = one.begin.get(device, 0), one.end.get(device, 0)
     tape = voice.tape.taken(begin, end, origin=one.ended.first if voice is one.ended.voice else begin)
-    return Voice(tape, None, tape, voice.mark_ns, voice.range_ns)
+    return Voice(tape, None, tape, voice.prices)
 
 
 def _passed(tape: Tape, positions: Sequence[int]) -> tuple[int, int] | None:

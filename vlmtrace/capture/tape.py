@@ -23,6 +23,9 @@ _CHAIN_MS: Final = 1_000.0
 
 _ANCHOR_TRIES: Final = 5
 
+_CHUNK: Final = 512
+"""Marks that a tape grows by where it grows between tokens: making their events takes below a millisecond."""
+
 _NO_TIME: Final = 1 << 40
 """A number as large as a host time in ns; no smaller one has an object of its own."""
 
@@ -41,6 +44,7 @@ class Tape:
         self.chain_ns = 0
         self.anchor_waits = 0
         self.total = 0
+        self.grown_ns = 0
         self.closed = False
         self._now = now
         self._host: list[int] = []
@@ -65,19 +69,24 @@ class Tape:
         return len(self.marks) + self._count
 
     def reserve(self, room: int) -> None:
-        """Make room for ``room`` more marks. Called between stages: growing takes longer than marking."""
+        """Make room for ``room`` more marks. Called between stages: growing takes longer than marking.
+
+        ``grown_ns`` is how much of the host's time it has taken so far.
+        """
         missing = self._count + room - len(self._host)
         if missing <= 0 or self.closed:
             return
-        missing = max(missing, len(self._host))
+        begun = self._now()
+        missing = max(missing, _CHUNK)
         if self.clock is not None:
             self._events.extend(self.clock.create(missing))
         self._code.extend([0] * missing)
         self._number.extend([0] * missing)
         # Last: a mark finds all other columns at least as long. Each time is an object of its own, made here with the
         # room for it: where a mark puts a new one, the old one makes place.
-        begin = _NO_TIME + len(self._host)
-        self._host.extend(range(begin, begin + missing))
+        first = _NO_TIME + len(self._host)
+        self._host.extend(range(first, first + missing))
+        self.grown_ns += self._now() - begun
 
     def _bound(self) -> Mark:
         host, code, number, now, clock = self._host, self._code, self._number, self._now, self.clock

@@ -199,13 +199,14 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What tracing cost. ``host_ns[g]`` is generation g's count of marks and ranges × their calibrated cost, and the
-    time in which the allocator was read inside of it.
+    """What tracing cost. ``host_ns[g]`` is generation g's count of marks, ranges and tokens × their calibrated cost,
+    and the time in which the allocator was read and the room for marks grew inside of it.
 
-    ``mark_ns`` and ``range_ns`` are the calibrated costs of one mark and one NVTX range; ``waits`` the waits added
-    inside or right after ``generate()``; ``anchor_waits`` those taken outside of it to align the clocks.
-    ``path`` names the way events are recorded. ``samples`` is how often NVML was asked about the GPUs while they were
-    sampled, by a thread of its own, and ``sampling_ns`` how much of the host's time that took in all.
+    ``mark_ns`` and ``range_ns`` are the calibrated costs of one mark and one NVTX range, ``token_ns`` is what a token
+    and its step cost besides their marks; ``waits`` are the waits added inside or right after ``generate()``;
+    ``anchor_waits`` those taken outside of it to align the clocks. ``path`` names the way events are recorded.
+    ``samples`` is how often NVML was asked about the GPUs while they were sampled, by a thread of its own, and
+    ``sampling_ns`` how much of the host's time that took in all.
     """
 
     path: str
@@ -218,6 +219,7 @@ class Cost:
     host_ns: tuple[int, ...]
     samples: int = 0
     sampling_ns: int = 0
+    token_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

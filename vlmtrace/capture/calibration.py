@@ -1,0 +1,124 @@
+"""Calibration: what telling a timeline costs the host, measured on a thread before its first generation.
+
+In a loop of its own a mark has the processor's caches to itself, and takes half as long as in a model, which has run
+much else since the last one. So each call that is timed comes after other work, and prices come of medians of many.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from vlmtrace.capture.boundaries import called, forward, span
+from vlmtrace.capture.listeners import Mark, NvtxRanges
+from vlmtrace.capture.observed import CURRENT, Loop, Observed
+from vlmtrace.capture.tape import Tape
+from vlmtrace.capture.token_marks import stopping_criteria
+from vlmtrace.timeline import names
+from vlmtrace.timeline.spans import NONE
+
+__all__ = ["Prices", "calibrate"]
+
+_SAMPLES: Final = 150
+_MARKS_A_TOKEN: Final = 3
+"""A step's two and the token's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Nanoseconds of the host's time: of one mark, of one NVTX range, and of what a token takes besides its marks."""
+
+    mark_ns: int = 0
+    range_ns: int = 0
+    token_ns: int = 0
+
+
+def calibrate(tape: Tape, mark: Mark, between_tokens: Callable[[], None], ranges: NvtxRanges | None) -> Prices:
+    """Measure the prices of ``mark``, which ends on ``tape`` and is told to ``ranges`` too where there are any.
+
+    What it marks is left on the tape. The calling thread may be in a generation.
+    """
+    tape.reserve(2 * _SAMPLES)
+    before = CURRENT.observed
+    try:
+        mark_ns = _mark_cost(mark)
+        besides = _token_cost(between_tokens) - _MARKS_A_TOKEN * _mark_cost(_unheard)
+    finally:
+        CURRENT.observed = before
+    return Prices(max(0, round(mark_ns)), 0 if ranges is None else _range_cost(ranges), max(0, round(besides)))
+
+
+def _mark_cost(mark: Mark) -> float:
+    """Half of what a traced call of a module takes longer than a bare one.
+
+    A layer's marks are made, at which no memory is read.
+    """
+    bare, traced, value = nn.Identity(), nn.Identity(), torch.empty(0, device="cpu")
+    name = called(traced)
+    traced.__dict__[name] = span(names.KIND_OF[names.LAYER], 0, False, traced, getattr(traced, name))
+    CURRENT.observed = Observed(mark, _nothing, Loop(traced))
+    return _difference(lambda: traced(value), lambda: bare(value)) / 2
+
+
+class _Criteria(list[Any]):
+    """As transformers' list of stopping criteria: asked once a token."""
+
+    def __call__(self, input_ids: torch.Tensor) -> None:
+        """Nothing stops it."""
+
+
+class _Generating(nn.Identity):
+    """A model as its loop sees it."""
+
+    def _get_stopping_criteria(self) -> Any:
+        return _Criteria()
+
+
+def _token_cost(between_tokens: Callable[[], None]) -> float:
+    """What a step and the token that comes of it take longer where they are traced, with marks that nobody hears."""
+    bare, traced, ids = _Generating(), _Generating(), torch.zeros(1, 1, dtype=torch.long, device="cpu")
+    name = called(traced)
+    traced.__dict__[name] = forward(traced, getattr(traced, name))
+    CURRENT.observed = Observed(_unheard, between_tokens, Loop(traced, begun=True, seen_forward=True))
+    plain, marking = bare._get_stopping_criteria(), stopping_criteria(traced, traced._get_stopping_criteria)()
+    return _difference(lambda: (traced(ids), marking(ids)), lambda: (bare(ids), plain(ids)))
+
+
+def _range_cost(ranges: NvtxRanges) -> int:
+    kind = names.KIND_OF[names.CALIBRATE]
+    cost = _difference(lambda: (ranges.mark(kind, NONE), ranges.mark(~kind, NONE)), _nothing)
+    ranges.count = 0
+    return round(cost)
+
+
+def _difference(call: Callable[[], object], base: Callable[[], object]) -> float:
+    """Nanoseconds that one call takes longer than the other in the middle of other work: of the medians, in turn."""
+    now, x = time.perf_counter_ns, torch.ones(8, 8, dtype=torch.float32, device="cpu")
+    taken: tuple[list[int], list[int]] = ([], [])
+    for _ in range(_SAMPLES):
+        for kept, one in zip(taken, (call, base), strict=True):
+            _run_elsewhere(x)
+            begin = now()
+            one()
+            kept.append(now() - begin)
+    return median(taken[0]) - median(taken[1])
+
+
+def _run_elsewhere(x: torch.Tensor) -> None:
+    """Different operations of torch, as a model calls them."""
+    y = torch.nn.functional.layer_norm(x @ x, (8,))
+    torch.cat([torch.softmax(y, -1), y.sin() * x, y.transpose(0, 1).reshape(8, 8).clamp(min=0)]).sum()
+
+
+def _nothing() -> None:
+    """Nothing is done between tokens."""
+
+
+def _unheard(_code: int, _number: int) -> None:
+    """A mark that costs nothing but its call."""
