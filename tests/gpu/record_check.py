@@ -5,6 +5,7 @@ python tests/gpu/record_check.py tokens --shape qwen2.5-vl-7b      traced and un
 nsys profile ... python tests/gpu/record_check.py syncs            generations for a Nsight export
 nsys profile ... python tests/gpu/record_check.py ring             those of a server that keeps its slowest
 python tests/gpu/record_check.py count REPORT.sqlite               synchronising calls per generation in it
+python tests/gpu/record_check.py prices                            what marks took in a model, beside their price
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import sqlite3
 import statistics
 import sys
+import time
 from collections import Counter
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -24,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 PLAIN = "plain"
 
 
-def generate(model: Any, inputs: Any, new: int, around: Any = None) -> list[list[int]]:
+def generate(model: Any, inputs: Any, new: int, around: Any = None, **more: Any) -> list[list[int]]:
     import torch
 
     on_device = inputs.to("cuda", model.dtype)
     with torch.inference_mode(), around or nullcontext():
-        ids = model.generate(**on_device, max_new_tokens=new, do_sample=False)
+        ids = model.generate(**on_device, max_new_tokens=new, do_sample=False, **more)
     return ids.tolist()
 
 
@@ -151,6 +153,66 @@ def ring(options: argparse.Namespace) -> None:
     )
 
 
+def prices(options: argparse.Namespace) -> None:
+    """The price of a mark, measured before the first generation, beside what each mark took inside of one.
+
+    Two more readings of the clock around each mark tell the latter; what they take themselves is taken off.
+    """
+    import random_vlm
+    import torch
+    import transformers
+
+    import vlmtrace
+    from vlmtrace.capture.recorder import Recorder
+    from vlmtrace.capture.tape import Tape
+
+    now = time.perf_counter_ns
+    took: dict[str, list[int]] = {"mark": [], "between_tokens": []}
+
+    def timed(name: str, call: Any) -> Any:
+        def made(*args: Any) -> None:
+            begin = now()
+            call(*args)
+            took[name].append(now() - begin)
+
+        return made
+
+    model = random_vlm.build(options.shape, "cuda", torch.bfloat16)
+    inputs = random_vlm.make_inputs(model, options.shape)
+    bound, between = Tape._bound, Recorder._between_tokens
+    for mode, more in (("eager", {}), ("compiled", {"cache_implementation": "static"})):
+        for _ in range(3):
+            generate(model, inputs, options.new, **more)
+        with vlmtrace.trace(model) as session:
+            generate(model, inputs, options.new, **more)
+        Tape._bound = lambda tape: timed("mark", bound(tape))  # type: ignore[method-assign]
+        Recorder._between_tokens = timed("between_tokens", between)  # type: ignore[method-assign]
+        with vlmtrace.trace(model):
+            generate(model, inputs, options.new, **more)
+            for values in took.values():
+                values.clear()
+            for _ in range(options.repeats):
+                generate(model, inputs, options.new, **more)
+        Tape._bound, Recorder._between_tokens = bound, between  # type: ignore[method-assign]
+        reading = statistics.median(-now() + now() for _ in range(1000))
+        cost = session.recording.cost
+        made = {
+            "check": "prices",
+            "shape": options.shape,
+            "mode": mode,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "gpu": torch.cuda.get_device_name(),
+            "price_mark_ns": cost.mark_ns,
+            "price_token_ns": cost.token_ns,
+            "generations": options.repeats,
+            "marks": len(took["mark"]),
+            **{f"{name}_mean_ns": round(statistics.mean(values) - reading) for name, values in took.items()},
+            **{f"{name}_median_ns": round(statistics.median(values) - reading) for name, values in took.items()},
+        }
+        print(json.dumps(made), flush=True)
+
+
 def count(options: argparse.Namespace) -> None:
     """Synchronising runtime calls by the NVTX range they lie in, from plain SQL on the export."""
     with closing(sqlite3.connect(options.report)) as db:
@@ -180,7 +242,7 @@ def count(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, run in (("tokens", tokens), ("syncs", syncs), ("ring", ring)):
+    for name, run in (("tokens", tokens), ("syncs", syncs), ("ring", ring), ("prices", prices)):
         command = commands.add_parser(name)
         command.add_argument("--shape", default="qwen2.5-vl-7b")
         command.add_argument("--repeats", type=int, default=5)
