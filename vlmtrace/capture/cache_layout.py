@@ -38,7 +38,7 @@ def layout_of(cache: Any) -> CacheLayout | None:
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
         if not isinstance(keys, torch.Tensor) or not isinstance(values, torch.Tensor) or keys.dim() != 4:
             return None
-        size = _bytes(keys) + _bytes(values)
+        size = keys.nbytes + values.nbytes
         positions = keys.shape[-2]
         if kind in {"StaticLayer", "StaticSlidingWindowLayer"}:
             fixed += size
@@ -48,7 +48,3 @@ def layout_of(cache: Any) -> CacheLayout | None:
         else:
             return None
     return CacheLayout(fixed, tuple(growing.items()))
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

@@ -72,12 +72,12 @@ class CudaClock:
         event = ctypes.c_void_p
         self._fast.cudaEventCreateWithFlags.argtypes = (ctypes.POINTER(event), ctypes.c_uint)
         self._fast.cudaEventDestroy.argtypes = (event,)
-        self._fast.cudaEventElapsedTime.argtypes = (ctypes.POINTER(ctypes.c_float), event, event)
         self._fast.cudaEventQuery.argtypes = (event,)
         self._fast.cudaGetLastError.argtypes = ()
         self._slow.cudaEventSynchronize.argtypes = (event,)
-        self._elapsed = ctypes.c_float()
-        # No argtypes: what it is given has been converted. An error shows when the elapsed times are read.
+        # No argtypes for these two: what they are given has been converted.
+        self._elapsed_time = self._fast.cudaEventElapsedTime
+        # Whose error shows when the elapsed times are read.
         self._fast.cudaEventRecord.restype = None
         self.record: Callable[[Argument, Argument], None] = self._fast.cudaEventRecord
         self.stream: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
@@ -116,11 +116,12 @@ class CudaClock:
         return bool(code == 0)
 
     def elapsed(self, begin: Argument, end: Argument) -> float | None:
-        code = self._fast.cudaEventElapsedTime(ctypes.byref(self._elapsed), begin, end)
-        if code != 0:
+        # An answer of its own: threads share the clock, and may change between the call and the look at what it wrote.
+        answer = ctypes.c_float()
+        if self._elapsed_time(ctypes.byref(answer), begin, end) != 0:
             self._fast.cudaGetLastError()
             return None
-        return self._elapsed.value
+        return answer.value
 
 
 class TorchEventClock:

@@ -198,8 +198,7 @@ class Tape:
         if self.clock is None:
             marks.device.extend(self._host[:count])
         else:
-            for i in range(count):
-                marks.device.append(self.position(self._events[i]))
+            marks.device.extend(map(self.position, self._events[:count]))
         self.total += count
         self._count = 0
 
@@ -263,7 +262,7 @@ class Tape:
         else:
             self._reference, self._reference_ns, self._last_ns = self._events[origin], 0, UNRESOLVED
             self.chain_ns = 0
-            marks.device.extend(self.position(event) for event in self._events[begin:end])
+            marks.device.extend(map(self.position, self._events[begin:end]))
             made.anchor_chain_ns = [0, self.chain_ns]
             self._reference = None
         made.clock = self.clock
