@@ -31,23 +31,20 @@ import json
 import os
 import random
 import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import overhead_floor
 import overhead_report
 from overhead_bench import WARMUPS, Configuration, serve
+from overhead_processes import Nsys, Processes, WorkerError
 from overhead_ways import HOOKS, PROCESSES, WAYS
 
-ROOT = Path(__file__).resolve().parents[1]
 CLEAN = 4
 """Runs of a process before a profiler is first started in it."""
 
@@ -62,117 +59,8 @@ SAME = ("device", "new", "side", "gpu", "python", "torch", "transformers")
 """What all rows of one file have in common."""
 
 
-class WorkerError(Exception):
-    """A process that measures has ended by itself."""
-
-
 class TimeUpError(Exception):
     """The seconds are spent; what is missing is for the next run."""
-
-
-class Worker:
-    """A process with a bench of its own, asked over a socket: its standard streams are Nsight's or the log's."""
-
-    def __init__(self, configuration: Configuration, around: tuple[str, ...] = ()) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="overhead-")
-        folder = Path(self._folder.name)
-        self._log = folder / "log"
-        address = str(folder / "socket")
-        command = [*around, sys.executable, str(Path(__file__).resolve()), "serve", address]
-        with socket.socket(socket.AF_UNIX) as server, self._log.open("w") as log:
-            server.bind(address)
-            server.listen(1)
-            server.settimeout(1)
-            self._process = subprocess.Popen(
-                [*command, json.dumps(asdict(configuration))],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))},
-            )
-            connection = self._accepted(server)
-        connection.settimeout(None)
-        self._file = connection.makefile("rw")
-        connection.close()
-        self.traces = folder / "trace"
-        self.visits = 0
-
-    def ready(self) -> dict[str, Any]:
-        """Wait until the model is there; the configuration and the machine, part of each row."""
-        return self._heard()
-
-    def _accepted(self, server: socket.socket) -> socket.socket:
-        while True:
-            try:
-                return server.accept()[0]
-            except TimeoutError:
-                if self._process.poll() is not None:
-                    raise WorkerError(self._told()) from None
-
-    def _heard(self) -> dict[str, Any]:
-        line = self._file.readline()
-        if not line:
-            self._process.wait()
-            raise WorkerError(self._told())
-        made: dict[str, Any] = json.loads(line)
-        return made
-
-    def _told(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-        return "\n".join(lines[-15:])
-
-    def visit(self, way: str, *, write: bool = False) -> dict[str, Any]:
-        """One timed generation in one of the ways: see :meth:`overhead_bench.Bench.visit`."""
-        self.visits += 1
-        try:
-            self._file.write(json.dumps({"way": way, "path": str(self.traces) if write else None}) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise WorkerError(f"{error}\n{self._told()}") from error
-        return self._heard()
-
-    def close(self) -> None:
-        """Let it end, and whatever is around it."""
-        if not self._file.closed:
-            self._file.close()
-        self._process.wait()
-        self._folder.cleanup()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-@dataclass(frozen=True)
-class Nsys:
-    """Nsight Systems as it is installed here: some builds leave the report to ``QdstrmImporter``."""
-
-    nsys: str
-    importer: str | None
-    libraries: str | None
-
-    def around(self, prefix: Path) -> tuple[str, ...]:
-        options = ("--trace=cuda,nvtx", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true")
-        return self.nsys, "profile", *options, f"--output={prefix}"
-
-    def report(self, prefix: Path) -> Path:
-        """The report of a run that has ended, imported where nsys did not do it."""
-        made, raw = prefix.with_suffix(".nsys-rep"), prefix.with_suffix(".qdstrm")
-        if not made.exists() and raw.exists() and self.importer is not None:
-            paths = (str(Path(self.importer).parent), self.libraries or "", os.environ.get("LD_LIBRARY_PATH", ""))
-            environment = os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths))}
-            command = [self.importer, "-i", str(raw)]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            if not made.exists():
-                raise WorkerError(f"{self.importer} made no report: {done.stderr.strip()[-500:]}")
-        if not made.exists():
-            hint = "it left a raw capture: give --importer" if raw.exists() else "it left no capture"
-            raise WorkerError(f"{self.nsys} made no report; {hint}")
-        return made
 
 
 @dataclass
@@ -208,37 +96,35 @@ class Study:
         if time.monotonic() + spare > self.until:
             raise TimeUpError
 
-    def block(self, configuration: Configuration, block: str, ways: list[str]) -> None:
-        """One process, or two or three side by side, until nothing is missing of these ways."""
+    def begin(self, configuration: Configuration, block: str, ways: list[str]) -> float:
+        """Before the processes of a block are started; the seconds that its end will need.
+
+        Raises:
+            TimeUpError: they are not left.
+        """
         self._check_same(asdict(configuration))
         on_gpu = configuration.device.startswith("cuda")
         spare = END_S if on_gpu and "nsys" in ways else 0
         self.check_time(spare + (START_S if on_gpu else 0))
         self.progress.update(self.task, description=f"{configuration.shape}, {configuration.mode}: {block}")
-        with tempfile.TemporaryDirectory(prefix="overhead-") as folder, ExitStack() as stack:
-            prefix = Path(folder) / "report"
-            base = stack.enter_context(Worker(configuration))
-            others: dict[str, Worker] = {}
-            if "process" in ways:
-                others["process"] = stack.enter_context(Worker(configuration))
-            if "nsys" in ways and self.nsys is not None:
-                others["nsys"] = stack.enter_context(Worker(configuration, self.nsys.around(prefix)))
-            machine = base.ready()
-            for worker in others.values():
-                worker.ready()
-            self._check_same(machine)
-            clean = [base.visit("off")["ms"] for _ in range(CLEAN)] if block not in (HOOKS, PROCESSES) else None
-            try:
-                for row in self._interleaved(configuration, base, others, ways, spare):
-                    self.add(row | ({} if clean is None else {"clean": clean}) | machine)
-                    self.progress.advance(self.task)
-            except TimeUpError:
-                self._end_nsys(others.get("nsys"), prefix, machine)
-                raise
-            self._end_nsys(others.get("nsys"), prefix, machine)
+        return spare
+
+    def block(self, configuration: Configuration, block: str, ways: list[str], spare: float, run: Processes) -> None:
+        """Visit the processes of a block until nothing is missing of its ways."""
+        machine = run.ready()
+        self._check_same(machine)
+        clean = [run.base.visit("off")["ms"] for _ in range(CLEAN)] if block not in (HOOKS, PROCESSES) else None
+        try:
+            for row in self._interleaved(configuration, run, ways, spare):
+                self.add(row | ({} if clean is None else {"clean": clean}) | machine)
+                self.progress.advance(self.task)
+        except TimeUpError:
+            self._end_nsys(run, machine)
+            raise
+        self._end_nsys(run, machine)
 
     def _interleaved(
-        self, configuration: Configuration, base: Worker, others: dict[str, Worker], ways: list[str], spare: float
+        self, configuration: Configuration, run: Processes, ways: list[str], spare: float
     ) -> Iterator[dict[str, Any]]:
         """Rows off, way, way, off, in rounds; where a way has a process of its own, that one does nothing but run."""
         left = {way: self.missing(configuration, way) for way in ways}
@@ -251,10 +137,10 @@ class Study:
             for way in turn:
                 self.check_time(spare)
                 number = self.quads[way] - left[way]
-                worker, asked = (others[way], "off") if way in others else (base, way)
-                before = after or base.visit("off")
+                worker, asked = (run.others[way], "off") if way in run.others else (run.base, way)
+                before = after or run.base.visit("off")
                 on = [worker.visit(asked, write=number < TRACES) for _ in range(2)]
-                after = base.visit("off")
+                after = run.base.visit("off")
                 left[way] -= 1
                 yield {"way": way, "process": process, "off": [before, after], "on": on}
 
@@ -265,13 +151,14 @@ class Study:
                 if here != begun[key]:
                     sys.exit(f"{self.out} was begun with {key} {begun[key]}, here it is {here}: give another --out")
 
-    def _end_nsys(self, worker: Worker | None, prefix: Path, machine: dict[str, Any]) -> None:
+    def _end_nsys(self, run: Processes, machine: dict[str, Any]) -> None:
         """What a person waits for once the program has ended: Nsight's own end, and its report."""
+        worker = run.others.get("nsys")
         if worker is None or self.nsys is None or not worker.visits:
             return
         begin = time.monotonic()
         worker.close()
-        made = self.nsys.report(prefix)
+        made = self.nsys.report(run.prefix)
         told = {"way": "nsys", "generations": worker.visits + WARMUPS, "bytes": made.stat().st_size}
         self.add(told | {"readable_s": time.monotonic() - begin} | machine)
 
@@ -296,7 +183,7 @@ def run(options: argparse.Namespace) -> int:
         study.task = progress.add_task("starting", total=left)
         try:
             for configuration, ways in plans:
-                run_blocks(study, configuration, ways)
+                run_blocks(study, configuration, ways, together=options.together)
             ended = "nothing is missing"
         except TimeUpError:
             ended = f"stopped after {options.seconds:g} s: run it again to go on"
@@ -305,17 +192,34 @@ def run(options: argparse.Namespace) -> int:
     return int(bool(study.problems))
 
 
-def run_blocks(study: Study, configuration: Configuration, ways: list[str]) -> None:
-    """All blocks of one shape and mode; one that fails is told at the end, and the next one has its turn."""
+def run_blocks(study: Study, configuration: Configuration, ways: list[str], *, together: bool) -> None:
+    """All blocks of one shape and mode; one that fails is told at the end, and the next one has its turn.
+
+    ``together``: the first one's base is started, and finds out what the others then find in the compiler's caches;
+    then all others at once.
+    """
     blocks: dict[str, list[str]] = {}
     for way in ways:
         if study.missing(configuration, way):
             blocks.setdefault(WAYS[way].block, []).append(way)
-    for block, own in blocks.items():
-        try:
-            study.block(configuration, block, own)
-        except WorkerError as error:
-            study.problems.append(f"{configuration.shape}, {configuration.mode}, {block}: failed\n{error}")
+    begun: dict[str, Processes] = {}
+    with ExitStack() as all_blocks:
+        for block, own in blocks.items() if together else ():
+            study.begin(configuration, "starting", own)
+            begun[block] = all_blocks.enter_context(Processes.started(configuration, own, study.nsys))
+            if len(begun) == 1:
+                with suppress(WorkerError):  # it will be told when the block has its turn
+                    begun[block].base.ready()
+        for block, own in blocks.items():
+            try:
+                spare = study.begin(configuration, block, own)
+                with ExitStack() as alone:
+                    started = begun.get(block)
+                    if started is None:
+                        started = alone.enter_context(Processes.started(configuration, own, study.nsys))
+                    study.block(configuration, block, own, spare, started)
+            except WorkerError as error:
+                study.problems.append(f"{configuration.shape}, {configuration.mode}, {block}: failed\n{error}")
 
 
 def possible(options: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -365,6 +269,9 @@ def main() -> int:
     command.add_argument("--device", default="cuda")
     command.add_argument("--new", type=int, default=32, help="new tokens of each generation")
     command.add_argument("--side", type=int, default=23, help="visual tokens along the picture's side")
+    command.add_argument(
+        "--together", action="store_true", help="start all processes of a shape and mode at once; they must fit the GPU"
+    )
     command.add_argument("--nsys", help="path of nsys; without it Nsight Systems is left out")
     command.add_argument("--importer", help="path of QdstrmImporter, for a nsys that makes no report itself")
     command.add_argument("--libraries", help="folders for the importer's LD_LIBRARY_PATH, beside its own")

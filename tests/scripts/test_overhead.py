@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 import overhead
 import overhead_floor as floor
+import overhead_processes as processes
 import overhead_report as report
 from overhead_bench import Bench, Configuration
 from overhead_ways import WAYS, Syncs
@@ -282,7 +284,7 @@ class FakeWorker:
     def visit(self, way: str, *, write: bool = False) -> dict[str, Any]:
         self.asked.append((way, write))
         if len(self.asked) >= self.fails_at:
-            raise overhead.WorkerError("out of memory")
+            raise processes.WorkerError("out of memory")
         return {"ms": 10.0, "compiled": 0, "waits": 0}
 
     def __enter__(self) -> FakeWorker:
@@ -294,16 +296,23 @@ class FakeWorker:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
-    monkeypatch.setattr(overhead, "Worker", FakeWorker)
+    monkeypatch.setattr(processes, "Worker", FakeWorker)
     monkeypatch.setattr(FakeWorker, "asked", [])
     return FakeWorker
 
 
-def measure(out: Path, *ways: str, pairs: int = 4, seconds: float = 60, more: Sequence[tuple[str, int]] = ()) -> int:
+def measure(
+    out: Path,
+    *ways: str,
+    pairs: int = 4,
+    seconds: float = 60,
+    more: Sequence[tuple[str, int]] = (),
+    together: bool = False,
+) -> int:
     nsys = {"nsys": None, "importer": None, "libraries": None}
     options = argparse.Namespace(
         out=str(out), shapes=["small"], modes=["eager"], ways=ways, device="cpu", new=2, side=2, pairs=pairs,
-        seconds=seconds, more=more, **nsys,
+        seconds=seconds, more=more, together=together, **nsys,
     )  # fmt: skip
     return overhead.run(options)
 
@@ -362,6 +371,24 @@ def test_a_profiler_has_runs_of_nothing_before_it_is_started_and_a_process_of_it
     assert [one.get("clean") for one in report.read(out)] == [None, [10.0] * 4]
 
 
+def test_processes_that_are_started_together_are_measured_in_turn(
+    fake: type[FakeWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    start, ready, visit = FakeWorker.__init__, FakeWorker.ready, FakeWorker.visit
+
+    def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **more: (steps.append(name), call(*args, **more))[1]
+
+    monkeypatch.setattr(FakeWorker, "__init__", noted("start", start))
+    monkeypatch.setattr(FakeWorker, "ready", noted("ready", ready))
+    monkeypatch.setattr(FakeWorker, "visit", noted("visit", visit))
+    assert measure(tmp_path / "made.jsonl", "syncs", "profiler", "process", pairs=2, together=True) == 0
+    assert [step for step, _ in groupby(steps)] == ["start", "ready", "start", *["ready", "visit"] * 3]
+    assert steps.count("start") == 1 + 1 + 2
+    assert [row["way"] for row in report.read(tmp_path / "made.jsonl")] == ["syncs", "profiler", "process"]
+
+
 def test_nothing_is_begun_when_the_time_is_up(
     fake: type[FakeWorker], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -390,16 +417,16 @@ def test_a_file_of_another_machine_is_not_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_a_process_that_fails_is_told_with_what_it_said(tmp_path: Path) -> None:
-    with pytest.raises(overhead.WorkerError, match="No such thing"):
-        overhead.Worker(TINY, around=(str(executable(tmp_path / "nsys", "echo No such thing; exit 3")),))
+    with pytest.raises(processes.WorkerError, match="No such thing"):
+        processes.Worker(TINY, around=(str(executable(tmp_path / "nsys", "echo No such thing; exit 3")),))
 
 
 def test_a_raw_capture_without_an_importer_says_what_to_give(tmp_path: Path) -> None:
-    nsys = overhead.Nsys("nsys", None, None)
-    with pytest.raises(overhead.WorkerError, match="left no capture"):
+    nsys = processes.Nsys("nsys", None, None)
+    with pytest.raises(processes.WorkerError, match="left no capture"):
         nsys.report(tmp_path / "report")
     (tmp_path / "report.qdstrm").write_text("raw")
-    with pytest.raises(overhead.WorkerError, match="give --importer"):
+    with pytest.raises(processes.WorkerError, match="give --importer"):
         nsys.report(tmp_path / "report")
 
 
