@@ -342,6 +342,20 @@ def test_a_second_recording_at_the_same_time_is_refused() -> None:
         pass
 
 
+def test_a_recording_that_was_refused_leaves_its_model_to_the_next() -> None:
+    tiny = build("llava")
+    with vlmtrace.trace(), pytest.raises(VlmtraceError), vlmtrace.trace(tiny.model):
+        pass
+    assert counts(record(tiny, "stage")[1])["prefill"] == 1
+
+
+def test_a_torch_that_calls_modules_in_another_way_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "__call__", lambda self, *args, **kwargs: self.forward(*args, **kwargs))
+    with pytest.raises(VlmtraceError, match=r"torch .* calls modules in a way that this vlmtrace cannot see"):
+        vlmtrace.trace(build("llama").model).__enter__()
+    assert recorder.active() is None
+
+
 def test_a_recording_cannot_be_read_before_it_is_finished() -> None:
     with vlmtrace.trace() as session, pytest.raises(VlmtraceError, match="after the with block"):
         _ = session.recording

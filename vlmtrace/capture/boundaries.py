@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from vlmtrace.capture.observed import CURRENT, Observed
+from vlmtrace.errors import VlmtraceError
 from vlmtrace.timeline import names
 from vlmtrace.timeline.marks import POINT
 from vlmtrace.timeline.spans import NONE
@@ -22,6 +23,7 @@ from vlmtrace.timeline.spans import NONE
 __all__ = [
     "called",
     "candidates",
+    "check_calls",
     "compiled_call",
     "entry",
     "features",
@@ -46,6 +48,21 @@ _is_compiling = torch.compiler.is_compiling
 def called(module: nn.Module) -> str:
     """The name of the method that ``module(...)`` runs: ``nn.Module.__call__`` asks the instance for it."""
     return "_call_impl" if module.__dict__.get(_COMPILED) is None else _COMPILED
+
+
+def check_calls() -> None:
+    """Refuse a torch whose modules do not ask the instance what to run: it would run, and nothing would be seen.
+
+    Raises:
+        VlmtraceError: this torch's do not.
+    """
+    probe = nn.Identity()
+    probe.__dict__[called(probe)] = lambda _given: True
+    if probe(False) is not True:
+        raise VlmtraceError(
+            f"torch {torch.__version__} calls modules in a way that this vlmtrace cannot see",
+            "install a newer vlmtrace, or an older torch",
+        )
 
 
 def span(

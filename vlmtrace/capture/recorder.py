@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from vlmtrace.capture import outcome
+from vlmtrace.capture.boundaries import check_calls
 from vlmtrace.capture.composition import compose
 from vlmtrace.capture.device_state import DeviceState, SeldomState
 from vlmtrace.capture.disturbances import Disturbances
@@ -89,7 +90,8 @@ class Recorder:
     ``domain`` is told of ranges as an NVTX domain is; without it, NVTX is where a tool listens.
 
     Raises:
-        VlmtraceError: from ``start()`` if another recorder is running: two would count each other's work.
+        VlmtraceError: from ``start()`` if another recorder is running: two would count each other's work; or if this
+            torch calls modules in a way that cannot be seen.
     """
 
     def __init__(
@@ -138,11 +140,17 @@ class Recorder:
 
     def start(self) -> Recorder:
         global _active  # noqa: PLW0603  (a process has one recorder, and hooks must find it)
-        if _active is not None:
-            raise VlmtraceError(
-                "a recording is already running in this process",
-                "end it before starting another (a program under vlmtrace record needs no vlmtrace.trace of its own)",
-            )
+        try:
+            if _active is not None:
+                raise VlmtraceError(
+                    "a recording is already running in this process",
+                    "end it before starting another (a program under vlmtrace record needs no vlmtrace.trace of its "
+                    "own)",
+                )
+            check_calls()
+        except VlmtraceError:
+            self.plans.forget()  # the next recorder would take them for its own
+            raise
         _active = self
         self.origin = (time.monotonic_ns(), time.time_ns())
         self._patches.install()
