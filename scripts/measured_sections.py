@@ -1,4 +1,4 @@
-"""The sections of the documents that were measured on an H100, made from the raw data beside them."""
+"""The sections of the documents that were measured on a GPU, made from the raw data beside them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from markdown_table import table
 
 DATA: Final = Path(__file__).resolve().parents[1] / "docs" / "data" / "h100-2026-11-23"
 LATER: Final = DATA.with_name("h100-2026-11-24")
-
+H200: Final = DATA.with_name("h200-2026-11-29")
 
 TRANSFORMERS: Final = {"B": "5.17.0", "N": "5.23.0"}
 """The environments that ``syncs.jsonl`` names."""
@@ -53,16 +53,20 @@ def clock_runs() -> str:
 
 
 def syncs() -> str:
-    def row(one: Mapping[str, Any]) -> Iterator[str]:
+    def row(gpu: str, details: str, one: Mapping[str, Any]) -> Iterator[str]:
         yield one["shape"]
+        yield gpu
         yield TRANSFORMERS[one["env"]]
+        yield details
         for name in ("plain", "generate", "wait"):
             ((count, ranges),) = one["ranges"][name]["per_range"].items()
             yield f"{count} in each of {ranges}"
         yield str(one["ranges"]["anchor"]["syncs"])
 
-    head = ("Shape", "transformers", "Untraced `generate()`", "Traced: `generate`", "Traced: `wait`", "Anchors, in all")
-    return table(head, map(row, _results("syncs.jsonl", LATER)))
+    head = ("Shape", "GPU", "transformers", "Details", "Untraced `generate()`", "Traced: `generate`", "Traced: `wait`")
+    runs = (("H100", "stage, layer", LATER), ("H200", "stage, module, layer", H200))
+    rows = (row(gpu, details, one) for gpu, details, folder in runs for one in _results("syncs.jsonl", folder))
+    return table((*head, "Anchors, in all"), rows)
 
 
 def study() -> str:
@@ -248,7 +252,7 @@ def step_times() -> str:
 
 def floor() -> str:
     """Without and with a tool that takes NVTX, side by side."""
-    alone, beside = _results("floor.jsonl", LATER)
+    alone, beside = _results("floor.jsonl", H200)
     if alone["tool_attached"] or not beside["tool_attached"]:
         raise ValueError("floor.jsonl holds a run without a tool, then one with it")
 
@@ -264,12 +268,61 @@ def floor() -> str:
 
 
 def overhead() -> str:
-    return "\n".join(overhead_report.tables(overhead_report.read(LATER / "overhead.jsonl"))).strip()
+    return "\n".join(overhead_report.tables(overhead_report.read(H200 / "overhead.jsonl"))).strip()
+
+
+def overhead_in_short() -> str:
+    """The 7B shape, and the floor."""
+    rows = overhead_report.results(overhead_report.read(H200 / "overhead.jsonl"))
+    found = {(one["mode"], one["way"]): one for one in rows if one["shape"] == "qwen2.5-vl-7b"}
+
+    def counted(mode: str, way: str) -> str:
+        return f"{found[mode, way]['counted_percent']:.2f} %"
+
+    def added(way: str) -> str:
+        return overhead_report.told(found["eager", way]["added_percent"]).replace(" [", " % [")
+
+    alone, _ = _results("floor.jsonl", H200)
+    return "\n".join(
+        (
+            f"- At `stage` detail vlmtrace counted {counted('eager', 'stage')} of an eager `generate()` and "
+            f"{counted('compiled', 'stage')} of a compiled one; at `layer` {counted('eager', 'layer')} of the eager "
+            "one.",
+            f"- Added to the eager call, with 95 % intervals: vlmtrace at `layer` {added('layer')}, `Event.record()` "
+            f"hooks on the same modules {added('events-layer')}, torch.profiler {added('profiler')}, Nsight Systems "
+            f"{added('nsys')}.",
+            f"- A traced stage takes {alone['floor']['ratio'][0]:.2f} of the time of two forward hooks that make the "
+            "same calls and keep nothing: it is wrapped, not hooked.",
+        )
+    )
+
+
+def prices() -> str:
+    """What a mark was counted as, beside what each took."""
+
+    def row(one: Mapping[str, Any]) -> Iterator[str]:
+        yield f"{one['shape']}, {one['mode']}"
+        yield str(one["marks"])
+        for key in ("price_mark", "mark_median", "mark_mean", "price_token", "between_tokens_median"):
+            yield f"{one[f'{key}_ns'] / 1000:.1f}"
+
+    head = (
+        "",
+        "Marks",
+        "Price of a mark, µs",
+        "Each mark, median",
+        "mean",
+        "Price of a token, µs",
+        "Between tokens alone",
+    )
+    return table(head, map(row, _results("prices.jsonl", H200)))
 
 
 SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "floor": floor,
     "overhead-ways": overhead,
+    "overhead-in-short": overhead_in_short,
+    "prices": prices,
     "pairing": pairing,
     "step-times": step_times,
     "graph-captures": graph_captures,

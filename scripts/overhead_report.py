@@ -131,7 +131,7 @@ def _table(own: list[dict[str, Any]]) -> list[str]:
         waits = "-" if one["waits"] is None else f"{one['waits']:g}"
         readable = "-" if one["readable_s"] is None else f"{one['readable_s']:.2f} s"
         lines.append(
-            f"| {WAYS[one['way']].title} | {_told(one['added_percent'])} | {_told(one['added_ms'])} | {one['pairs']} "
+            f"| {WAYS[one['way']].title} | {told(one['added_percent'])} | {told(one['added_ms'])} | {one['pairs']} "
             f"| {waits} | {count} | {_size(one)} | {readable} |"
         )
     return lines
@@ -158,7 +158,8 @@ def _unresolved(mode: str, one: dict[str, Any]) -> str | None:
     )
 
 
-def _told(interval: Interval) -> str:
+def told(interval: Interval) -> str:
+    """``+1.1 [-0.5, +3.6]``."""
     middle, low, high = interval
     digits = 0 if abs(middle) >= 100 else 1 if abs(middle) >= 10 else 2
     return f"{middle:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"

@@ -12,7 +12,7 @@ import million_spans
 from markdown_table import table
 from million_spans import MB
 
-DATA: Final = Path(__file__).resolve().parents[1] / "docs" / "data" / "cpu-2026-11-24"
+DATA: Final = Path(__file__).resolve().parents[1] / "docs" / "data" / "cpu-2026-11-29"
 
 CLOCKS: Final = {"host": "million_spans.json", "device": "million_spans-device.json"}
 

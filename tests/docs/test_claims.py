@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.capture.discovery.expected_parts import BARE, TINY
 from tests.docs.markdown import ROOT
 
 DATA = ROOT / "docs" / "data" / "h100-2026-11-23"
+H200 = DATA.with_name("h200-2026-11-29")
 
 
 def listed(name: str) -> str:
@@ -20,8 +22,8 @@ def listed(name: str) -> str:
     return found[1]
 
 
-def results(name: str) -> list[dict]:
-    return [json.loads(line) for line in (DATA / name).read_text().splitlines()]
+def results(name: str, folder: Path = DATA) -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
 def test_the_families_that_are_said_to_be_run_are_those_that_are() -> None:
@@ -41,6 +43,15 @@ def test_tracing_adds_one_wait_after_each_generation_and_none_inside(one: dict) 
     assert ranges["generate"]["per_range"] == ranges["plain"]["per_range"]
     assert len(ranges["generate"]["per_range"]) == 1
     assert ranges["wait"] == {"ranges": ranges["generate"]["ranges"], "syncs": 6, "per_range": {"1": 6}}
+
+
+def test_tracing_adds_one_wait_at_each_detail() -> None:
+    """Three generations at `stage`, `module` and `layer` each."""
+    (one,) = results("syncs.jsonl", H200)
+    ranges = one["ranges"]
+    assert ranges["generate"]["per_range"].keys() == ranges["plain"]["per_range"].keys()
+    assert ranges["wait"] == {"ranges": 9, "syncs": 9, "per_range": {"1": 9}}
+    assert (ranges["generate"]["ranges"], ranges["vision.projector"]["ranges"]) == (9, 6)
 
 
 @pytest.mark.parametrize("one", results("syncs.jsonl"), ids=lambda one: f"{one['shape']}-{one['env']}")
