@@ -20,6 +20,7 @@ import random
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ class Stage:
         from vlmtrace.capture.lanes import Lanes
         from vlmtrace.capture.listeners import attached_nvtx_domain
         from vlmtrace.capture.observed import CURRENT, Loop, Observed
+        from vlmtrace.capture.wraps import Wraps
         from vlmtrace.timeline import names
 
         self.on_gpu = on_gpu
@@ -103,9 +105,7 @@ class Stage:
         self.hooked.register_forward_pre_hook(_before)
         self.hooked.register_forward_hook(_after)
         self.floor = nn.Identity()
-        name = called(self.traced)
-        kind = names.KIND_OF[names.ENCODER]
-        self.traced.__dict__[name] = span(kind, 0, False, self.traced, getattr(self.traced, name))
+        Wraps().add(self.traced, called(self.traced), partial(span, names.KIND_OF[names.ENCODER], 0, False))
         self._current, self._observed = CURRENT, Observed(voice.listener.mark, lambda: None, Loop(self.traced))
         self.runtime = Runtime() if on_gpu else None
         before, after = _only(self.runtime)

@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import vlmtrace
 from tests import synthetic
 from tests.models import Tiny, build
 from tests.synthetic import Shape
+from vlmtrace.capture.boundaries import called, forward
 from vlmtrace.capture.counters import counter, with_counters
+from vlmtrace.capture.observed import CURRENT, Loop, Observed, nothing, unheard
+from vlmtrace.capture.wraps import Wraps
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import Counter, Recording
 
@@ -55,6 +59,25 @@ def test_the_cache_is_as_large_as_the_one_that_generate_answers(name: str, more:
     growth = {after - before for before, after in zip(made.values[:-2], made.values[1:-1], strict=True)}
     assert len(growth) == 1
     assert held % growth.pop() == 0
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_the_cache_is_seen_by_the_name_that_a_forward_is_given_it_by(name: str) -> None:
+    """transformers 5.24 gave it another name."""
+
+    class Forward(nn.Module):
+        def forward(self, ids: torch.Tensor, **_: Any) -> torch.Tensor:
+            return ids
+
+    model, cache, wraps = Forward(), object(), Wraps()
+    wraps.add(model, called(model), forward)
+    CURRENT.observed = observed = Observed(unheard, nothing, Loop(model))
+    try:
+        model(torch.zeros(1, 1), **{name: cache})
+    finally:
+        CURRENT.observed = None
+        wraps.remove()
+    assert observed.cache is cache
 
 
 def test_a_static_cache_is_whole_from_the_prefill_on() -> None:

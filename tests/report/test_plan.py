@@ -69,14 +69,14 @@ def test_paths_are_printed_whole_and_without_their_controls() -> None:
 
 
 def test_below_a_summary_each_model_has_a_section_with_its_guesses_and_notes() -> None:
-    model = replace(MODEL, notes=("model is called through forward(): hooks on it never fire",))
+    model = replace(MODEL, notes=("model is called through forward(): its calls cannot be seen",))
     (section,) = view(summarise(replace(recording(), models=(model,))), ["stages"])
     assert section.title == "stages of Qwen2_5_VLForConditionalGeneration"
     assert ("│ ├ encoder", "model.visual", "get_encoder(image)") in section.rows
     assert ("│ └ projector", "model.visual.merger", "touched by visual.forward ?") in section.rows
     assert section.notes == (
         ("? a guess: confirm or correct it with --stage vision.projector=MODULE.PATH",),
-        ("note: model is called through forward(): hooks on it never fire",),
+        ("note: model is called through forward(): its calls cannot be seen",),
     )
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 from torch import nn
 
@@ -31,6 +31,7 @@ from vlmtrace.capture.boundaries import (
 )
 from vlmtrace.capture.discovery.anatomy import Anatomy, Part
 from vlmtrace.capture.token_marks import logits_processor, stopping_criteria
+from vlmtrace.capture.wraps import Wrapper, Wraps
 from vlmtrace.timeline import names
 from vlmtrace.timeline.spans import NONE
 
@@ -43,42 +44,11 @@ _LAYER: Final = names.KIND_OF[names.LAYER]
 _LM_HEAD: Final = names.KIND_OF[names.LM_HEAD]
 
 
-_Wrapper = Callable[[nn.Module, Any], Any]
-"""Makes what takes the place of a module's method, given the module and that method."""
-
-
-class _Wraps:
-    """Methods shadowed on instances, and what was there before."""
-
-    def __init__(self) -> None:
-        self._made: list[tuple[nn.Module, str, Any]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._made)
-
-    def add(self, module: nn.Module, name: str, wrapper: _Wrapper) -> None:
-        """Shadow a method that the module has. transformers reads signatures, which ``functools.wraps`` keeps."""
-        original = getattr(module, name, None)
-        if original is None:
-            return
-        before = module.__dict__.get(name)
-        module.__dict__[name] = functools.wraps(original)(wrapper(module, original))
-        self._made.append((module, name, before))
-
-    def remove(self) -> None:
-        """Put back what was there, the last one first."""
-        while self._made:
-            module, name, before = self._made.pop()
-            if before is None:
-                module.__dict__.pop(name, None)
-            else:
-                module.__dict__[name] = before
-
-
 class Attachment:
     """The wraps of one model at one detail.
 
-    A context manager, entered by several threads at a time; whoever leaves last removes all.
+    A context manager, entered by several threads at a time; whoever leaves last removes all. Once closed, it does
+    nothing any more.
     """
 
     def __init__(self, anatomy: Anatomy, detail: str) -> None:
@@ -86,19 +56,20 @@ class Attachment:
         self._detail = detail
         self._users = 0
         self._lock = threading.Lock()
-        self._wraps, self._language = _Wraps(), _Wraps()
+        self._wraps, self._language = Wraps(), Wraps()
+        self._closed = False
 
     def __enter__(self) -> Attachment:
         with self._lock:
             self._users += 1
-            if self._users > 1:
+            if self._users > 1 or self._closed:
                 return self
             try:
                 sees = not self._vision_is_compiled()
                 if sees:
                     self._wrap_vision()
-                for module in {id(part.module): part.module for part in self._anatomy.generating}.values():
-                    self._wrap_generating(module)
+                for part in self._anatomy.generating:
+                    self._wrap_generating(part.module)
                 self._wrap_language()
             except BaseException:
                 self._remove()
@@ -113,6 +84,12 @@ class Attachment:
             self._users -= 1
             if self._users == 0:
                 self._remove()
+
+    def close(self) -> None:
+        """Leave the model alone from now on, also where it is generating: the next recording may begin meanwhile."""
+        with self._lock:
+            self._closed = True
+            self._remove()
 
     def _remove(self) -> None:
         self._language.remove()
@@ -148,7 +125,7 @@ class Attachment:
             for number, part in enumerate(parts):
                 self._span(self._wraps, part, kind, number)
         if anatomy.projectors:
-            self._around(self._wraps, anatomy.projectors[-1].module, projected)
+            self._around(self._wraps, anatomy.projectors[-1], projected)
         if self._detail != "stage":
             for number, part in enumerate(anatomy.inner_projectors, start=len(anatomy.projectors)):
                 if not self._inside_compiled_encoder(part):
@@ -168,11 +145,11 @@ class Attachment:
     def _wrap_language(self) -> None:
         anatomy, wraps = self._anatomy, self._language
         for part in anatomy.generating:
-            self._around(wraps, part.module, forward)
+            self._around(wraps, part, forward)
         if self._detail == "stage":
             return
         if anatomy.entry is not None and not self._inside_compiled(anatomy.entry):
-            self._around(wraps, anatomy.entry.module, entry)
+            self._around(wraps, anatomy.entry, entry)
         if anatomy.lm_head is not None and not self._inside_compiled(anatomy.lm_head):
             self._span(wraps, anatomy.lm_head, _LM_HEAD, NONE, sampled=True)
         if self._detail == "layer":
@@ -180,14 +157,13 @@ class Attachment:
                 if not self._inside_compiled(part):
                     self._span(wraps, part, _LAYER, number, sampled=True)
 
-    @staticmethod
-    def _around(wraps: _Wraps, module: nn.Module, wrapper: _Wrapper) -> None:
-        wraps.add(module, called(module), wrapper)
-
-    def _span(self, wraps: _Wraps, part: Part, kind: int, number: int, *, sampled: bool = False) -> None:
-        # Inside of it run copies of the part, whose wraps would call the part itself.
+    def _around(self, wraps: Wraps, part: Part, wrapper: Wrapper) -> None:
+        # Inside of it run replicas of the part, whose wraps would call the part itself.
         if not any(isinstance(module, nn.DataParallel) for module in self._outside(part)):
-            self._around(wraps, part.module, functools.partial(span, kind, number, sampled))
+            wraps.add(part.module, called(part.module), wrapper)
+
+    def _span(self, wraps: Wraps, part: Part, kind: int, number: int, *, sampled: bool = False) -> None:
+        self._around(wraps, part, functools.partial(span, kind, number, sampled))
 
     def _inside_compiled(self, part: Part) -> bool:
         """Whether a part runs in compiled code, where a wrap would show nothing and cost a recompilation."""

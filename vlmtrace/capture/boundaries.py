@@ -1,6 +1,6 @@
 """Boundaries: what tells the generation in progress that a part of a model is entered or left.
 
-Each is a wrap of a method on one instance: feature methods, ``_prefill``, and what calling a module runs: its own
+Each is a wrapper of a method of one instance: feature methods, ``_prefill``, and what calling a module runs: its own
 ``_call_impl`` (its hooks and its forward), or the compiled call, so that nothing is traced into a graph. A pair of
 forward hooks instead would cost more than the two marks it makes, since torch calls a module without hooks by a shorter
 way. None does anything while dynamo traces.
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from vlmtrace.capture.observed import CURRENT, Observed
+from vlmtrace.capture.wraps import Method
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.timeline import names
 from vlmtrace.timeline.marks import POINT
@@ -57,7 +58,7 @@ def check_calls() -> None:
         VlmtraceError: this torch's do not.
     """
     probe = nn.Identity()
-    probe.__dict__[called(probe)] = lambda _given: True
+    vars(probe)[called(probe)] = lambda _given: True
     if probe(False) is not True:
         raise VlmtraceError(
             f"torch {torch.__version__} calls modules in a way that this vlmtrace cannot see",
@@ -65,19 +66,14 @@ def check_calls() -> None:
         )
 
 
-def span(
-    kind: int,
-    number: int,
-    sampled: bool,
-    module: nn.Module,  # noqa: ARG001
-    original: Callable[..., Any],
-) -> Callable[..., Any]:
+def span(kind: int, number: int, sampled: bool, original: Method) -> Method:
     """A wrap of a call of a part: what its hooks do (moving weights, say) belongs to the span.
 
     A ``sampled`` one is silent in a step whose layers are not told.
     """
     end = ~kind
 
+    # The module among the others, and on with all of them as they are: putting it before them anew takes time.
     def call(*args: Any, **kwargs: Any) -> Any:
         observed = None if _is_compiling() else CURRENT.observed
         if observed is None or (sampled and not observed.detailed):
@@ -91,11 +87,12 @@ def span(
     return call
 
 
-def forward(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+def forward(original: Method) -> Method:
     """A wrap of a call of the generating model: a prefill, its chunk, or a step. Other models' calls are their own."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         observed = None if _is_compiling() else CURRENT.observed
+        module: nn.Module = args[0]
         if observed is None or observed.loop.model is not module or observed.in_compiled:
             return original(*args, **kwargs)
         if is_compiled(module):
@@ -140,7 +137,7 @@ def _enter_forward(observed: Observed, args: Any, kwargs: Any) -> None:
         known = loop.prompt_tokens if observed.forward_kind == _PREFILL else 1
         observed.proposed.append(max(0, _input_tokens(args, kwargs) - known))
     if observed.cache is None:
-        observed.cache = kwargs.get("past_key_values")
+        observed.cache = kwargs.get("past_key_values", kwargs.get("cache"))  # its name from transformers 5.24 on
     loop.seen_forward = loop.unmarked = True
 
 
@@ -158,7 +155,7 @@ def _input_tokens(args: Any, kwargs: Any) -> int:
     return NONE if tokens is None else tokens.shape[1]
 
 
-def entry(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001
+def entry(original: Method) -> Method:
     """A wrap of a call of the language model: in a prefill, what is merged has been by now."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -170,42 +167,40 @@ def entry(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]
     return call
 
 
-def prefill(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+def prefill(original: Method) -> Method:
     """A wrap of ``_prefill``: every forward in it is a part of the prefill, whatever its shape."""
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         observed = CURRENT.observed
         if observed is None or observed.loop.model is not module:
-            return original(*args, **kwargs)
+            return original(module, *args, **kwargs)
         loop = observed.loop
         loop.in_prefill = True
         try:
-            return original(*args, **kwargs)
+            return original(module, *args, **kwargs)
         finally:
             loop.in_prefill = False
 
     return call
 
 
-def candidates(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+def candidates(original: Method) -> Method:
     """A wrap of ``_get_candidate_generator``: from here on tokens are proposed to this loop by others."""
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         observed = CURRENT.observed
         if observed is not None and observed.loop.model is module:
             observed.loop.drafted = True
-        return original(*args, **kwargs)
+        return original(module, *args, **kwargs)
 
     return call
 
 
-def compiled_call(
-    drop_inside: Callable[[], None], module: nn.Module, original: Callable[..., Any]
-) -> Callable[..., Any]:
+def compiled_call(drop_inside: Callable[[], None], original: Method) -> Method:
     """A wrap of ``get_compiled_call``: what it answers is timed where it is called, with no wrap inside."""
 
-    def get_compiled_call(*args: Any, **kwargs: Any) -> Any:
-        compiled = original(*args, **kwargs)
+    def get_compiled_call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        compiled = original(module, *args, **kwargs)
         observed = CURRENT.observed
         if observed is None or observed.loop.model is not module:
             return compiled
@@ -220,22 +215,22 @@ def compiled_call(
     return get_compiled_call
 
 
-def features(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001
+def features(original: Method) -> Method:
     """A wrap of a feature method: the outermost call is one ``vision``."""
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(owner: Any, /, *args: Any, **kwargs: Any) -> Any:
         observed = CURRENT.observed
         if _is_compiling() or observed is None:
-            return original(*args, **kwargs)
+            return original(owner, *args, **kwargs)
         observed.vision_depth += 1
         if observed.vision_depth > 1:
             try:
-                return original(*args, **kwargs)
+                return original(owner, *args, **kwargs)
             finally:
                 observed.vision_depth -= 1
         observed.mark(_VISION, NONE)
         try:
-            made = original(*args, **kwargs)
+            made = original(owner, *args, **kwargs)
         finally:
             observed.mark(~_VISION, NONE)
             observed.vision_depth -= 1
@@ -245,11 +240,11 @@ def features(module: nn.Module, original: Callable[..., Any]) -> Callable[..., A
     return call
 
 
-def projected(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001
+def projected(original: Method) -> Method:
     """A wrap of a call of the last projector: where no feature method runs, what it makes is what an image became."""
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        made = original(*args, **kwargs)
+    def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        made = original(module, *args, **kwargs)
         observed = None if _is_compiling() else CURRENT.observed
         if observed is not None and observed.vision_depth == 0:
             # A module's tuple is its answer and what came with it (attention weights, say).

@@ -1,4 +1,4 @@
-"""Calibration: what telling a timeline costs the host, measured on a thread before its first generation.
+"""Calibration: what telling a timeline costs the host, measured before the first generation on each clock.
 
 In a loop of its own a mark has the processor's caches to itself, and takes half as long as in a model, which has run
 much else since the last one. So each call that is timed comes after other work, and prices come of medians of many.
@@ -6,8 +6,10 @@ much else since the last one. So each call that is timed comes after other work,
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
@@ -17,9 +19,10 @@ from torch import nn
 
 from vlmtrace.capture.boundaries import called, forward, span
 from vlmtrace.capture.listeners import Mark, NvtxRanges
-from vlmtrace.capture.observed import CURRENT, Loop, Observed
+from vlmtrace.capture.observed import CURRENT, Loop, Observed, nothing, unheard
 from vlmtrace.capture.tape import Tape
 from vlmtrace.capture.token_marks import stopping_criteria
+from vlmtrace.capture.wraps import Wrapper, Wraps
 from vlmtrace.timeline import names
 from vlmtrace.timeline.spans import NONE
 
@@ -52,7 +55,7 @@ def calibrate(tape: Tape, mark: Mark, between_tokens: Callable[[], None], ranges
     before = CURRENT.observed
     try:
         mark_ns = _mark_cost(mark)
-        besides = _token_cost(between_tokens) - _MARKS_A_TOKEN * _mark_cost(_unheard)
+        besides = _token_cost(between_tokens) - _MARKS_A_TOKEN * _mark_cost(unheard)
     finally:
         CURRENT.observed = before
     return Prices(max(0, round(mark_ns)), 0 if ranges is None else _range_cost(ranges), max(0, round(besides)))
@@ -64,10 +67,9 @@ def _mark_cost(mark: Mark) -> float:
     A layer's marks are made, at which no memory is read.
     """
     bare, traced, value = nn.Identity(), nn.Identity(), torch.empty(0, device="cpu")
-    name = called(traced)
-    traced.__dict__[name] = span(names.KIND_OF[names.LAYER], 0, False, traced, getattr(traced, name))
-    CURRENT.observed = Observed(mark, _nothing, Loop(traced))
-    return _difference(lambda: traced(value), lambda: bare(value)) / 2
+    CURRENT.observed = Observed(mark, nothing, Loop(traced))
+    with _wrapped(traced, called(traced), functools.partial(span, names.KIND_OF[names.LAYER], 0, False)):
+        return _difference(lambda: traced(value), lambda: bare(value)) / 2
 
 
 class _Criteria(list[Any]):
@@ -87,16 +89,26 @@ class _Generating(nn.Identity):
 def _token_cost(between_tokens: Callable[[], None]) -> float:
     """What a step and the token that comes of it take longer where they are traced, with marks that nobody hears."""
     bare, traced, ids = _Generating(), _Generating(), torch.zeros(1, 1, dtype=torch.long, device="cpu")
-    name = called(traced)
-    traced.__dict__[name] = forward(traced, getattr(traced, name))
-    CURRENT.observed = Observed(_unheard, between_tokens, Loop(traced, begun=True, seen_forward=True))
-    plain, marking = bare._get_stopping_criteria(), stopping_criteria(traced, traced._get_stopping_criteria)()
-    return _difference(lambda: (traced(ids), marking(ids)), lambda: (bare(ids), plain(ids)))
+    CURRENT.observed = Observed(unheard, between_tokens, Loop(traced, begun=True, seen_forward=True))
+    plain, asks = bare._get_stopping_criteria(), "_get_stopping_criteria"
+    with _wrapped(traced, called(traced), forward), _wrapped(traced, asks, stopping_criteria):
+        marking = traced._get_stopping_criteria()
+        return _difference(lambda: (traced(ids), marking(ids)), lambda: (bare(ids), plain(ids)))
+
+
+@contextmanager
+def _wrapped(module: nn.Module, name: str, wrapper: Wrapper) -> Iterator[None]:
+    wraps = Wraps()
+    wraps.add(module, name, wrapper)
+    try:
+        yield
+    finally:
+        wraps.remove()
 
 
 def _range_cost(ranges: NvtxRanges) -> int:
     kind = names.KIND_OF[names.CALIBRATE]
-    cost = _difference(lambda: (ranges.mark(kind, NONE), ranges.mark(~kind, NONE)), _nothing)
+    cost = _difference(lambda: (ranges.mark(kind, NONE), ranges.mark(~kind, NONE)), nothing)
     ranges.count = 0
     return round(cost)
 
@@ -119,11 +131,3 @@ def _run_elsewhere(x: torch.Tensor) -> None:
     bytearray(_TOUCHED)
     y = torch.nn.functional.layer_norm(x @ x, (8,))
     torch.cat([torch.softmax(y, -1), y.sin() * x, y.transpose(0, 1).reshape(8, 8).clamp(min=0)]).sum()
-
-
-def _nothing() -> None:
-    """Nothing is done between tokens."""
-
-
-def _unheard(_code: int, _number: int) -> None:
-    """A mark that costs nothing but its call."""

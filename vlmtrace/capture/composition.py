@@ -117,9 +117,10 @@ class _Composer:
 
     def _host_ns(self, ended: Ended) -> int:
         """What was done in a generation × its price, and what was measured as it was done."""
-        marks = ended.last - ended.first
-        tokens = ended.voice.tape.marks.code[ended.first : ended.last].count(_TOKEN)
-        counted = marks * self.prices.mark_ns + marks // 2 * self.prices.range_ns + tokens * self.prices.token_ns
+        prices, codes = self.prices, ended.voice.tape.marks.code[ended.first : ended.last]
+        counted = len(codes) * prices.mark_ns + codes.count(_TOKEN) * prices.token_ns
+        if prices.range_ns:  # points have none
+            counted += sum(0 <= code < POINT for code in codes) * prices.range_ns
         return counted + ended.reading_ns + ended.growing_ns
 
     def _host_bounds(self, ended: Ended) -> tuple[int, int, int]:

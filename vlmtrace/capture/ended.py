@@ -83,7 +83,7 @@ class Ended:
                 self.was_cut = True
 
     def observe(self, observed: Observed, inputs: dict[str, Json]) -> None:
-        """Take over what the hooks saw on the host."""
+        """Take over what the wraps saw on the host."""
         config = observed.generation_config
         self.mode = observed.mode
         self.prompt_tokens = observed.prompt_tokens

@@ -127,9 +127,10 @@ class Lane:
 class Lanes:
     """The lanes of all threads that took part in a recording.
 
-    Where it never ``waits``, a voice has no anchors, its prices are measured once for all threads, and ``all`` stays
-    empty: whoever is told of a lane's generations knows it. ``memory`` says to read the allocators of devices.
-    ``between_tokens`` is what the recorder does there for a tape and the room that it needs: a part of what is priced.
+    Where it never ``waits``, a voice has no anchors, and ``all`` stays empty: whoever is told of a lane's generations
+    knows it. ``memory`` says to read the allocators of devices. ``between_tokens`` is what the recorder does there for
+    a tape and the room that it needs: a part of what is priced. Prices are measured once for each clock: that takes
+    tens of milliseconds, and a server may begin a thread for each request.
     """
 
     def __init__(
@@ -170,7 +171,7 @@ class Lanes:
         return lane
 
     def voice(self, device: int | None) -> Voice:
-        """The calling thread's voice on a clock; made, and its prices measured, the first time."""
+        """The calling thread's voice on a clock; made the first time."""
         lane = self.here()
         voice = lane.voices.get(device)
         if voice is None:
@@ -187,7 +188,7 @@ class Lanes:
         meter = None if device is None or not self._memory else self._meter(device, tape)
         heard: Listener = tape if meter is None else Fanout(meter, tape)
         voice = Voice(tape, ranges, heard if ranges is None else Fanout(heard, ranges), meter=meter)
-        if self._waits or device not in self._prices:
+        if device not in self._prices:
             between = partial(self._between_tokens, tape, 0)
             self._prices[device] = calibrate(tape, heard.mark, between, ranges)
         voice.prices = self._prices[device]

@@ -1,4 +1,4 @@
-"""Observed: what hooks know of the generation that their thread is in, while it runs."""
+"""Observed: what wraps know of the generation that their thread is in, while it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from vlmtrace.capture.listeners import Mark
 from vlmtrace.timeline.spans import NONE
 
-__all__ = ["CURRENT", "Loop", "Observed", "aside"]
+__all__ = ["CURRENT", "Loop", "Observed", "aside", "nothing", "unheard"]
 
 _Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")
@@ -39,7 +39,7 @@ class Loop:
 
 @dataclass(slots=True, eq=False)
 class Observed:
-    """What one generation in progress has shown of itself on the host; read by the hooks of its thread only.
+    """What one generation in progress has shown of itself on the host; read by the wraps of its thread only.
 
     ``mark`` tells of a boundary. ``detailed`` says whether the layers of the forward in progress are told: those of a
     prefill are, and those of one step in ``every``. ``answers`` are the (prompt length, token ids) of each loop that
@@ -77,19 +77,19 @@ class Observed:
             self.answers.append((self.loop.prompt_tokens, ids))
 
     def as_helper(self) -> Observed:
-        """What hooks are to find where a helper runs: marks that nobody hears, and no loop to count in."""
+        """What wraps are to find where a helper runs: marks that nobody hears, and no loop to count in."""
         if self.outer is not None:
             return self
         if self.helper is None:
-            self.helper = Observed(_unheard, _nothing, Loop(None, begun=True), outer=self.mark)
+            self.helper = Observed(unheard, nothing, Loop(None, begun=True), outer=self.mark)
         return self.helper
 
 
-def _unheard(_kind: int, _number: int) -> None:
+def unheard(_kind: int, _number: int) -> None:
     """Hears a mark of a helper."""
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """Does nothing between a helper's tokens."""
 
 

@@ -58,6 +58,7 @@ class Plans:
         self.paths: list[dict[str, tuple[str, ...]]] = []
         self._detail = detail
         self._stages = stages
+        self._prepared: list[tuple[nn.Module, Plan]] = []
         self._planned: list[weakref.ref[nn.Module]] = []
         self._lock = threading.Lock()
 
@@ -69,7 +70,28 @@ class Plans:
         """
         with self._lock:
             plan: Plan | None = model.__dict__.get(_PLAN)
-            return self._made(model) if plan is None else plan
+            if plan is None:
+                plan = self._made(model)
+                self._keep(model, plan)
+            return plan
+
+    def prepare(self, model: nn.Module) -> Plan:
+        """The plan of ``model``, which is not with it before :meth:`put`: another recording may be running.
+
+        Raises:
+            UsageError: for a stage path that the model does not have.
+        """
+        for known, plan in self._prepared:
+            if model is known or model is plan.anatomy.root:
+                return plan
+        plan = self._made(model)
+        self._prepared.append((model, plan))
+        return plan
+
+    def put(self) -> None:
+        """Put what was prepared where it is found."""
+        while self._prepared:
+            self._keep(*self._prepared.pop())
 
     def _made(self, model: nn.Module) -> Plan:
         anatomy = discover(model, self._stages)
@@ -77,17 +99,20 @@ class Plans:
         plan = Plan(anatomy, Attachment(anatomy, self._detail), len(self.models), generating)
         self.models.append(describe_model(anatomy))
         self.paths.append(_paths(anatomy))
-        for owner in {id(m): m for m in (model, anatomy.root)}.values():
-            owner.__dict__[_PLAN] = plan
-            self._planned.append(weakref.ref(owner))
         return plan
 
+    def _keep(self, model: nn.Module, plan: Plan) -> None:
+        for owner in {id(m): m for m in (model, plan.anatomy.root)}.values():
+            owner.__dict__[_PLAN] = plan
+            self._planned.append(weakref.ref(owner))
+
     def forget(self) -> None:
-        """Take the plans off the models."""
+        """Take the plans off the models, and what is attached to them, also where a generation is still running."""
         for reference in self._planned:
             model = reference()
-            if model is not None:
-                model.__dict__.pop(_PLAN, None)
+            plan = None if model is None else model.__dict__.pop(_PLAN, None)
+            if plan is not None:
+                plan.attachment.close()
         self._planned.clear()
 
 

@@ -92,6 +92,7 @@ class Recorder:
     Raises:
         VlmtraceError: from ``start()`` if another recorder is running: two would count each other's work; or if this
             torch calls modules in a way that cannot be seen.
+        UsageError: for a stage path that one of ``models`` does not have.
     """
 
     def __init__(
@@ -134,23 +135,19 @@ class Recorder:
         self._wanted: frozenset[int] | None = None
         self._named: list[nn.Module] = []
         if models is not None:
-            plans = [self.plans.of(model) for model in models]
+            plans = [self.plans.prepare(model) for model in models]
             self._named = [part.module for plan in plans for part in plan.anatomy.generating]
             self._wanted = frozenset().union(*(plan.generating for plan in plans))
 
     def start(self) -> Recorder:
-        global _active  # noqa: PLW0603  (a process has one recorder, and hooks must find it)
-        try:
-            if _active is not None:
-                raise VlmtraceError(
-                    "a recording is already running in this process",
-                    "end it before starting another (a program under vlmtrace record needs no vlmtrace.trace of its "
-                    "own)",
-                )
-            check_calls()
-        except VlmtraceError:
-            self.plans.forget()  # the next recorder would take them for its own
-            raise
+        global _active  # noqa: PLW0603  (a process has one recorder, and its patches must find it)
+        if _active is not None:
+            raise VlmtraceError(
+                "a recording is already running in this process",
+                "end it before starting another (a program under vlmtrace record needs no vlmtrace.trace of its own)",
+            )
+        check_calls()
+        self.plans.put()
         _active = self
         self.origin = (time.monotonic_ns(), time.time_ns())
         self._patches.install()

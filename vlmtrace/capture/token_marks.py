@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 from torch import nn
 
 from vlmtrace.capture.observed import CURRENT, aside
+from vlmtrace.capture.wraps import Method
 from vlmtrace.timeline import names
 from vlmtrace.timeline.marks import POINT
 from vlmtrace.timeline.spans import NONE
@@ -19,15 +19,15 @@ __all__ = ["logits_processor", "stopping_criteria"]
 _TOKEN: Final = POINT | names.KIND_OF[names.TOKEN]
 
 
-def logits_processor(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+def logits_processor(original: Method) -> Method:
     """A wrap of ``_get_logits_processor``: it begins the loop, and names the prompt's length.
 
     Processors may run models, as classifier-free guidance does with the model itself: helpers, whose forwards are no
     steps.
     """
 
-    def get_logits_processor(*args: Any, **kwargs: Any) -> Any:
-        processors = original(*args, **kwargs)
+    def get_logits_processor(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        processors = original(module, *args, **kwargs)
         observed = CURRENT.observed
         if observed is None or observed.loop.model is not module:
             return processors
@@ -41,11 +41,11 @@ def logits_processor(module: nn.Module, original: Callable[..., Any]) -> Callabl
     return get_logits_processor
 
 
-def stopping_criteria(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+def stopping_criteria(original: Method) -> Method:
     """A wrap of ``_get_stopping_criteria``: its criteria mark each token before they are asked."""
 
-    def get_stopping_criteria(*args: Any, **kwargs: Any) -> Any:
-        criteria = original(*args, **kwargs)
+    def get_stopping_criteria(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        criteria = original(module, *args, **kwargs)
         observed = CURRENT.observed
         if observed is None or observed.loop.model is not module:
             return criteria

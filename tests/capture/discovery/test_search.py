@@ -200,7 +200,7 @@ def test_a_projector_that_is_named_without_any_encoder_is_noted() -> None:
 
 def test_a_core_called_through_forward_is_noted_and_its_first_block_is_the_entry() -> None:
     anatomy = discover(build("molmo_layout").model)
-    assert anatomy.notes == ("model is called through forward(): hooks on it never fire",)
+    assert anatomy.notes == ("model is called through forward(): its calls cannot be seen",)
     assert anatomy.entry is anatomy.layers[0]
     assert [part.guess for part in anatomy.encoders] == [True]
 

@@ -70,7 +70,7 @@ def _notes(language: LanguageSide, vision: VisionSide) -> Iterator[str]:
             yield f"{part.path} is called through {calls[0]}(): its own forward never runs"
     for path, module in tree.modules.items():
         if path and id(peel(module)) in vision.running.bypassed:
-            yield f"{path} is called through forward(): hooks on it never fire"
+            yield f"{path} is called through forward(): its calls cannot be seen"
 
 
 def _empty_towers(tree: ModuleTree) -> Iterator[str]:

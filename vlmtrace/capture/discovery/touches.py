@@ -78,7 +78,7 @@ class Reach:
     """Everything one method touches, following helper methods and the modules of the ``trunk``.
 
     ``followed`` holds the ``(id of module, method)`` pairs whose code was read, ``bypassed`` the ids of modules whose
-    ``forward`` is called by name, so that hooks on them never fire.
+    ``forward`` is called by name, so that their calls cannot be seen.
     """
 
     trunk: Collection[int]

@@ -1,0 +1,137 @@
+"""Wrapped methods: put back whoever leaves first, made once however many ask, and an instance's own in its copies."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vlmtrace.capture.boundaries import span
+from vlmtrace.capture.wraps import Method, Wraps
+
+
+class Bell:
+    """Rings as often as it says."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def ring(self, word: str = "ding") -> str:
+        return " ".join([word] * self.times)
+
+
+def louder(original: Method) -> Method:
+    def ring(self: Bell, *args: Any, **kwargs: Any) -> str:
+        return f"{original(self, *args, **kwargs)}!"
+
+    return ring
+
+
+def named(name: str, original: Method) -> Method:
+    def ring(self: Bell, *args: Any, **kwargs: Any) -> str:
+        return f"{name}({original(self, *args, **kwargs)})"
+
+    return ring
+
+
+def wrapped(bell: Bell, *wrappers: Callable[[Method], Method]) -> Wraps:
+    made = Wraps()
+    for wrapper in wrappers:
+        made.add(bell, "ring", wrapper)
+    return made
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_whoever_leaves_first_what_is_left_works_and_at_last_all_is_as_it_was(order: tuple[int, ...]) -> None:
+    bell = Bell(1)
+    listeners = [wrapped(bell, functools.partial(named, name)) for name in "abc"]
+    assert bell.ring() == "c(b(a(ding)))"
+    there = [0, 1, 2]
+    for left in order:
+        listeners[left].remove()
+        there.remove(left)
+        expected = "ding"
+        for other in there:
+            expected = f"{'abc'[other]}({expected})"
+        assert bell.ring() == expected
+    assert vars(bell) == {"times": 1}
+
+
+def test_the_same_wrapper_of_two_listeners_works_once_until_both_have_left() -> None:
+    bell = Bell(1)
+    one, other = (wrapped(bell, louder, functools.partial(named, "a")) for _ in range(2))
+    assert bell.ring() == "a(ding!)"
+    one.remove()
+    assert bell.ring() == "a(ding!)"
+    other.remove()
+    assert bell.ring() == "ding"
+
+
+def test_a_listener_that_has_left_can_come_again() -> None:
+    bell = Bell(1)
+    listener = wrapped(bell, louder)
+    assert listener
+    listener.remove()
+    listener.remove()
+    assert not listener
+    listener.add(bell, "ring", louder)
+    assert bell.ring("dong") == "dong!"
+    listener.remove()
+
+
+def test_a_copy_that_is_made_meanwhile_asks_itself_and_is_wrapped_anew_as_if_it_were_not() -> None:
+    bell = Bell(1)
+    listener = wrapped(bell, louder)
+    other = copy.deepcopy(bell)
+    listener.remove()
+    other.times = 2
+    assert other.ring() == "ding ding!"
+    again = wrapped(other, louder)
+    assert other.ring() == "ding ding!"
+    again.remove()
+    assert vars(other) == {"times": 2}
+
+
+def test_a_copied_module_computes_with_its_own_weights() -> None:
+    module = nn.Linear(2, 2, bias=False)
+    listener = Wraps()
+    listener.add(module, "_call_impl", functools.partial(span, 0, 0, False))
+    other = copy.deepcopy(module)
+    listener.remove()
+    nn.init.zeros_(other.weight)
+    assert not other(torch.ones(2)).any()
+    assert module(torch.ones(2)).any()
+
+
+def test_what_the_instance_holds_itself_is_wrapped_and_put_back() -> None:
+    bell = Bell(1)
+    own = functools.partial(lambda times, word="dong": word * times, 3)
+    vars(bell)["ring"] = own
+    listener = wrapped(bell, louder)
+    assert bell.ring("x") == "xxx!"
+    assert list(inspect.signature(bell.ring).parameters) == ["word"]
+    listener.remove()
+    assert vars(bell)["ring"] is own
+
+
+def test_the_signature_is_the_methods_own() -> None:
+    bell = Bell(1)
+    before = inspect.signature(bell.ring)
+    listener = wrapped(bell, louder)
+    assert inspect.signature(bell.ring) == before
+    listener.remove()
+
+
+def test_a_method_that_is_not_there_is_not_wrapped() -> None:
+    bell = Bell(1)
+    listener = Wraps()
+    listener.add(bell, "toll", louder)
+    assert not listener
+    assert not hasattr(bell, "toll")
