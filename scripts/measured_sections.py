@@ -283,16 +283,21 @@ def overhead_in_short() -> str:
         return overhead_report.told(found["eager", way]["added_percent"]).replace(" [", " % [")
 
     alone, _ = _results("floor.jsonl", H200)
+    shown = [found["eager", way] for way in ("layer", "events-layer", "profiler", "nsys")]
+    marks = [one["mark_mean_ns"] / one["price_mark_ns"] for one in _results("prices.jsonl", H200)]
     return "\n".join(
         (
             f"- At `stage` detail vlmtrace counted {counted('eager', 'stage')} of an eager `generate()` and "
             f"{counted('compiled', 'stage')} of a compiled one; at `layer` {counted('eager', 'layer')} of the eager "
-            "one.",
-            f"- Added to the eager call, with 95 % intervals: vlmtrace at `layer` {added('layer')}, `Event.record()` "
-            f"hooks on the same modules {added('events-layer')}, torch.profiler {added('profiler')}, Nsight Systems "
-            f"{added('nsys')}.",
-            f"- A traced stage takes {alone['floor']['ratio'][0]:.2f} of the time of two forward hooks that make the "
-            "same calls and keep nothing: it is wrapped, not hooked.",
+            "one. Read it as an order of magnitude: "
+            f"in the model marks took {min(marks):.1f} to {max(marks):.1f} times what they are counted as.",
+            f"- Added to the eager call, as pairs of neighbouring runs tell: vlmtrace at `layer` {added('layer')}, "
+            f"`Event.record()` hooks on the same modules {added('events-layer')}, torch.profiler {added('profiler')}, "
+            f"Nsight Systems {added('nsys')}. In brackets the 95 % interval, for the last two the range of "
+            f"{shown[-1]['pairs']} pairs. Each has its own runs beside it, of "
+            f"{min(one['off_ms'] for one in shown):.0f} to {max(one['off_ms'] for one in shown):.0f} ms.",
+            f"- A traced stage takes {alone['floor']['ratio'][0]:.2f} of the time of two forward hooks that do as much "
+            "and keep nothing: it is wrapped, not hooked.",
         )
     )
 

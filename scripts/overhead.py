@@ -14,7 +14,7 @@ turns, shuffled in each round; the last `off` of one is the first of the next.
 Fair to all: a way is entered before each of its timed generations and left after it. Entering and leaving are not
 timed. The first generation inside is a short one, with one token, and is not timed either: it takes what a session pays
 once, and wakes the device. What is timed is the call of generate() as its caller sees it, between two device syncs:
-whatever a way does within that call counts, vlmtrace's hooking of the model and its one wait included.
+whatever a way does within that call counts, vlmtrace's attaching to the model and its one wait included.
 
 Ways with hooks take turns in one process. A profiler slows its process for good and two clients of CUPTI do not get
 along, so each profiler has a process of its own, whose `off` runs are its base; some more of them, from before it was
@@ -206,9 +206,9 @@ def run_blocks(study: Study, configuration: Configuration, ways: list[str], *, t
     with ExitStack() as all_blocks:
         for block, own in blocks.items() if together else ():
             study.begin(configuration, "starting", own)
-            begun[block] = all_blocks.enter_context(Processes.started(configuration, own, study.nsys))
-            if len(begun) == 1:
-                with suppress(WorkerError):  # it will be told when the block has its turn
+            with suppress(WorkerError):  # it will be told when the block has its turn
+                begun[block] = all_blocks.enter_context(Processes.started(configuration, own, study.nsys))
+                if len(begun) == 1:
                     begun[block].base.ready()
         for block, own in blocks.items():
             try:
@@ -240,7 +240,7 @@ def possible(options: argparse.Namespace) -> tuple[list[str], list[str]]:
 def more_pairs(text: str) -> tuple[str, int]:
     """``way=pairs`` as it is typed."""
     way, _, pairs = text.partition("=")
-    if way not in WAYS or not pairs.isdecimal():
+    if way not in WAYS or way == "off" or not pairs.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not WAY=PAIRS: give, say, stage=100")
     return way, int(pairs)
 

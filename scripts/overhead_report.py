@@ -123,19 +123,23 @@ def _heading(rows: list[dict[str, Any]], own: list[dict[str, Any]]) -> list[str]
 
 def _table(own: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| Way | Added, % [95 %] | Added, ms [95 %] | Pairs | Added waits | Its own count | Trace | Readable after |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| Way | Added, % [95 %] | Added, ms [95 %] | Without, ms | Pairs | Added waits | Its own count | Trace | "
+        "Readable after |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in own:
         count = "-" if one["counted_percent"] is None else f"{one['counted_percent']:.3f} %"
         waits = "-" if one["waits"] is None else f"{one['waits']:g}"
         readable = "-" if one["readable_s"] is None else f"{one['readable_s']:.2f} s"
         lines.append(
-            f"| {WAYS[one['way']].title} | {told(one['added_percent'])} | {told(one['added_ms'])} | {one['pairs']} "
-            f"| {waits} | {count} | {_size(one)} | {readable} |"
+            f"| {WAYS[one['way']].title} | {told(one['added_percent'])} | {told(one['added_ms'])} "
+            f"| {one['off_ms']:,.0f} | {one['pairs']} | {waits} | {count} | {_size(one)} | {readable} |"
         )
     return lines
 
+
+FEW = 6
+"""Of fewer pairs the bootstrap's interval is their range, which holds the median less often than 95 %."""
 
 LIMITS = {"eager": 1.0, "compiled": 2.0}
 """Percent that vlmtrace's interval at stage detail is to stay below."""
@@ -187,6 +191,12 @@ def _notes(own: list[dict[str, Any]]) -> list[str]:
         lines.append(
             f"- vlmtrace counted {counted:.3f} ms of its own at stage detail. torch.profiler (CPU + CUDA) {told}"
         )
+    few = sorted({one["pairs"] for one in own if one["pairs"] < FEW})
+    lines += [
+        f"- Of {pairs} pairs an interval is the smallest and the largest difference: "
+        f"{100 * (1 - 2 ** (1 - pairs)):.1f} % of such intervals hold the median."
+        for pairs in few
+    ]
     for one in own:
         title = WAYS[one["way"]].title
         if one["left_behind_percent"] is not None:
