@@ -284,17 +284,18 @@ def overhead_in_short() -> str:
 
     alone, _ = _results("floor.jsonl", H200)
     shown = [found["eager", way] for way in ("layer", "events-layer", "profiler", "nsys")]
+    ranges = {one["way"]: one["pairs"] for one in shown if one["pairs"] < overhead_report.FEW}
+    few = f", of {' and '.join(ranges)} the range of {min(ranges.values())} pairs" if ranges else ""
     marks = [one["mark_mean_ns"] / one["price_mark_ns"] for one in _results("prices.jsonl", H200)]
     return "\n".join(
         (
             f"- At `stage` detail vlmtrace counted {counted('eager', 'stage')} of an eager `generate()` and "
             f"{counted('compiled', 'stage')} of a compiled one; at `layer` {counted('eager', 'layer')} of the eager "
             "one. Read it as an order of magnitude: "
-            f"in the model marks took {min(marks):.1f} to {max(marks):.1f} times what they are counted as.",
+            f"in a model marks took {min(marks):.1f} to {max(marks):.1f} times what they are counted as, in the mean.",
             f"- Added to the eager call, as pairs of neighbouring runs tell: vlmtrace at `layer` {added('layer')}, "
             f"`Event.record()` hooks on the same modules {added('events-layer')}, torch.profiler {added('profiler')}, "
-            f"Nsight Systems {added('nsys')}. In brackets the 95 % interval, for the last two the range of "
-            f"{shown[-1]['pairs']} pairs. Each has its own runs beside it, of "
+            f"Nsight Systems {added('nsys')}. In brackets the 95 % interval{few}. Each has its own runs beside it, of "
             f"{min(one['off_ms'] for one in shown):.0f} to {max(one['off_ms'] for one in shown):.0f} ms.",
             f"- A traced stage takes {alone['floor']['ratio'][0]:.2f} of the time of two forward hooks that do as much "
             "and keep nothing: it is wrapped, not hooked.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from vlmtrace.capture import calibration, lanes
 from vlmtrace.capture.calibration import Prices, calibrate
 from vlmtrace.capture.listeners import NvtxRanges
 from vlmtrace.capture.observed import CURRENT, Loop, Observed
+from vlmtrace.capture.recorder import Recorder, RecorderOptions
 from vlmtrace.capture.tape import Tape
 from vlmtrace.timeline import names
 
@@ -83,6 +85,30 @@ def test_a_generation_costs_its_marks_and_tokens(monkeypatch: pytest.MonkeyPatch
     assert (cost.mark_ns, cost.token_ns) == (10, 1_000_000)
     # generate, vision, encoder, projector and each forward begin and end; each token is one mark.
     assert cost.host_ns == (NEW * 1_000_000 + 10 * (2 * (4 + NEW) + NEW),)
+
+
+def test_only_spans_have_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "calibrate", lambda *_: Prices(range_ns=10))
+    tiny, domain = build("llava"), FakeDomain()
+    recorder = Recorder(RecorderOptions("ranges"), [tiny.model], domain)
+    with recorder:
+        generate(tiny)
+    pushed = [entry[1] for entry in domain.log if entry[0] == "push"]
+    assert recorder.finish().cost.host_ns == (10 * len(pushed),)
+
+
+def test_a_clock_is_priced_once_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    priced: list[Tape] = []
+    monkeypatch.setattr(lanes, "calibrate", lambda tape, *_: priced.append(tape) or Prices(mark_ns=3))
+    tiny = build("llava")
+    with vlmtrace.trace(tiny.model) as session:
+        for _ in range(2):
+            thread = threading.Thread(target=generate, args=(tiny,))
+            thread.start()
+            thread.join()
+    assert len(priced) == 1
+    assert len(session.recording.cost.host_ns) == 2
+    assert all(session.recording.cost.host_ns)
 
 
 def test_room_that_grows_inside_a_generation_is_a_cost_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,10 @@ from tests.capture.test_recorder import counts, generate, record, state_of
 from tests.models import Tiny, build
 from tests.saved_models import saved
 from vlmtrace.capture import outcome, recorder
+from vlmtrace.capture.attachment import Attachment
+from vlmtrace.capture.discovery.search import discover
 from vlmtrace.capture.ended import STILL_RUNNING
+from vlmtrace.capture.plans import Plans
 
 
 def test_threads_that_generate_first_at_the_same_time_share_one_plan() -> None:
@@ -82,6 +85,7 @@ def test_a_recording_beside_a_generation_that_outlived_the_last_one_is_as_it_wou
     with vlmtrace.trace():
         thread.start()
         assert holds.reached.wait(30)
+    assert state_of(tiny.model) == before
     with vlmtrace.trace(tiny.model, detail="layer") as session:
         generate(tiny)
         holds.go_on.set()
@@ -105,6 +109,45 @@ def test_two_models_that_share_a_part_are_each_told_of_their_own() -> None:
         thread.join()
     assert counts(session.recording) == alone + alone
     assert state_of(one.model) == before
+
+
+def test_a_recording_that_ends_while_it_attaches_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal's handler may end it, on the very thread that attaches."""
+    tiny = own("llava")
+    generate(tiny)
+    before, wrap = state_of(tiny.model), Attachment._wrap_language
+    session = vlmtrace.trace(tiny.model)
+
+    def ends(attachment: Attachment) -> None:
+        session.__exit__(None, None, None)
+        wrap(attachment)
+
+    session.__enter__()
+    monkeypatch.setattr(Attachment, "_wrap_language", ends)
+    generate(tiny)
+    monkeypatch.undo()
+    assert state_of(tiny.model) == before
+    assert counts(record(tiny, "stage")[1])["prefill"] == 1
+
+
+def test_a_second_thread_is_told_though_the_first_generates_compiled() -> None:
+    """What is inside a compiled forward is not listened to, and another thread's may not be compiled."""
+    model = own("llava").model
+    attachment = Attachment(discover(model, {}), "layer")
+    with attachment:
+        attached = state_of(model)
+        attachment.drop_language()
+        assert state_of(model) != attached
+        with attachment:
+            assert state_of(model) == attached
+
+
+def test_a_plan_that_a_late_thread_has_left_is_not_the_next_recordings() -> None:
+    tiny = own("llava")
+    Plans("layer", {}).of(tiny.model)
+    with vlmtrace.trace(detail="stage") as session:
+        generate(tiny)
+    assert counts(session.recording) == counts(record(tiny, "stage")[1])
 
 
 def test_an_interrupt_after_the_last_token_keeps_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:

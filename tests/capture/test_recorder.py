@@ -344,9 +344,13 @@ def test_a_second_recording_at_the_same_time_is_refused() -> None:
 
 def test_a_recording_that_was_refused_leaves_its_model_to_the_next() -> None:
     tiny = build("llava")
-    with vlmtrace.trace(), pytest.raises(VlmtraceError), vlmtrace.trace(tiny.model):
+    with vlmtrace.trace(), pytest.raises(VlmtraceError), vlmtrace.trace(tiny.model, detail="layer"):
         pass
-    assert counts(record(tiny, "stage")[1])["prefill"] == 1
+    never_entered = vlmtrace.trace(tiny.model, detail="layer")
+    with vlmtrace.trace(detail="stage") as session:
+        generate(tiny)
+    assert counts(session.recording) == counts(record(tiny, "stage")[1])
+    del never_entered
 
 
 def test_a_torch_that_calls_modules_in_another_way_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,3 +135,63 @@ def test_a_method_that_is_not_there_is_not_wrapped() -> None:
     listener.add(bell, "toll", louder)
     assert not listener
     assert not hasattr(bell, "toll")
+
+
+def test_what_the_program_puts_there_meanwhile_stays() -> None:
+    bell = Bell(1)
+    one, other = wrapped(bell, louder), Wraps()
+    vars(bell)["ring"] = own = lambda word="dong": word * 2
+    other.add(bell, "ring", functools.partial(named, "a"))
+    assert bell.ring() == "dongdong"
+    one.remove()
+    other.remove()
+    assert vars(bell)["ring"] is own
+
+
+def test_what_is_made_of_a_wrapped_method_is_the_programs_own() -> None:
+    bell = Bell(1)
+    listener = wrapped(bell, louder)
+    made = functools.wraps(bell.ring)(lambda: "made")
+    listener.remove()
+    vars(bell)["ring"] = made
+    again = wrapped(bell, louder)
+    assert bell.ring() == "made!"
+    again.remove()
+    assert vars(bell)["ring"] is made
+
+
+def test_a_method_of_the_class_that_was_patched_on_the_instance_is_wrapped() -> None:
+    """Its signature, taken over from the class, names the instance already."""
+    bell = Bell(1)
+    vars(bell)["ring"] = functools.wraps(Bell.ring)(lambda *args: "patched")
+    listener = wrapped(bell, louder)
+    assert bell.ring() == "patched!"
+    listener.remove()
+    assert bell.ring() == "patched"
+
+
+def test_a_wrapper_that_fails_leaves_nothing_behind() -> None:
+    def fails(_original: Method) -> Method:
+        raise RuntimeError("no")
+
+    bell = Bell(1)
+    first, listener = wrapped(bell, louder), Wraps()
+    with pytest.raises(RuntimeError, match="no"):
+        listener.add(bell, "ring", fails)
+    assert not listener
+    assert bell.ring() == "ding!"
+    first.remove()
+    assert vars(bell) == {"times": 1}
+
+
+def test_a_listener_that_leaves_while_it_comes_leaves_nothing_behind() -> None:
+    """As a signal's handler may have it do, on the same thread."""
+    bell, listener = Bell(1), Wraps()
+
+    def leaves(original: Method) -> Method:
+        listener.remove()
+        return louder(original)
+
+    listener.add(bell, "ring", leaves)
+    listener.remove()
+    assert vars(bell) == {"times": 1}

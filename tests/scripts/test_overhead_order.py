@@ -105,7 +105,7 @@ def test_a_way_can_have_more_pairs_than_the_others(fake: type[FakeWorker], tmp_p
     assert Counter(way for way, _ in fake.asked if way != "off") == {"again": 4, "syncs": 10}
 
 
-@pytest.mark.parametrize("typed", ["syncs", "syncs=", "syncs=many", "nothing=4"])
+@pytest.mark.parametrize("typed", ["syncs", "syncs=", "syncs=many", "nothing=4", "off=4"])
 def test_pairs_of_a_way_that_are_mistyped_are_refused_in_one_line(typed: str, tmp_path: Path) -> None:
     made = run(tmp_path / "made.jsonl", "--more", typed)
     assert made.returncode == 2

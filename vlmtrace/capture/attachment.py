@@ -55,14 +55,19 @@ class Attachment:
         self._anatomy = anatomy
         self._detail = detail
         self._users = 0
-        self._lock = threading.Lock()
+        # A signal's handler, or a collected generator, may close it on the thread that is attaching.
+        self._lock = threading.RLock()
         self._wraps, self._language = Wraps(), Wraps()
-        self._closed = False
+        self._closed = threading.Event()
 
     def __enter__(self) -> Attachment:
         with self._lock:
             self._users += 1
-            if self._users > 1 or self._closed:
+            if self._closed.is_set():
+                return self
+            if self._users > 1:
+                if not self._language:  # dropped by a thread that generates compiled; this one may not
+                    self._wrap_language()
                 return self
             try:
                 sees = not self._vision_is_compiled()
@@ -75,6 +80,8 @@ class Attachment:
                 self._remove()
                 self._users -= 1
                 raise
+            if self._closed.is_set():  # meanwhile
+                self._remove()
         return self
 
     def __exit__(
@@ -88,7 +95,7 @@ class Attachment:
     def close(self) -> None:
         """Leave the model alone from now on, also where it is generating: the next recording may begin meanwhile."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             self._remove()
 
     def _remove(self) -> None:

@@ -137,7 +137,9 @@ def _enter_forward(observed: Observed, args: Any, kwargs: Any) -> None:
         known = loop.prompt_tokens if observed.forward_kind == _PREFILL else 1
         observed.proposed.append(max(0, _input_tokens(args, kwargs) - known))
     if observed.cache is None:
-        observed.cache = kwargs.get("past_key_values", kwargs.get("cache"))  # its name from transformers 5.24 on
+        observed.cache = kwargs.get("past_key_values")
+        if observed.cache is None:
+            observed.cache = kwargs.get("cache")  # its name from transformers 5.24 on
     loop.seen_forward = loop.unmarked = True
 
 

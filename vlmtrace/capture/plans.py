@@ -25,8 +25,12 @@ _PLAN: Final = "_vlmtrace_plan"
 
 @dataclass(slots=True, eq=False)
 class Plan:
-    """What is traced of one model: its parts, the listeners on them, its number, and the ids of what generates."""
+    """What is traced of one model: its parts, the listeners on them, its number, and the ids of what generates.
 
+    ``plans`` are those of the recording that it belongs to.
+    """
+
+    plans: Plans
     anatomy: Anatomy
     attachment: Attachment
     index: int
@@ -60,7 +64,7 @@ class Plans:
         self._stages = stages
         self._prepared: list[tuple[nn.Module, Plan]] = []
         self._planned: list[weakref.ref[nn.Module]] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def of(self, model: nn.Module) -> Plan:
         """The plan of ``model``; two threads that generate first at the same time get the same one.
@@ -70,6 +74,9 @@ class Plans:
         """
         with self._lock:
             plan: Plan | None = model.__dict__.get(_PLAN)
+            if plan is not None and plan.plans is not self:  # of a recording that has ended, left by a late thread
+                plan.attachment.close()
+                plan = None
             if plan is None:
                 plan = self._made(model)
                 self._keep(model, plan)
@@ -96,7 +103,7 @@ class Plans:
     def _made(self, model: nn.Module) -> Plan:
         anatomy = discover(model, self._stages)
         generating = frozenset(id(part.module) for part in anatomy.generating) | {id(anatomy.root)}
-        plan = Plan(anatomy, Attachment(anatomy, self._detail), len(self.models), generating)
+        plan = Plan(self, anatomy, Attachment(anatomy, self._detail), len(self.models), generating)
         self.models.append(describe_model(anatomy))
         self.paths.append(_paths(anatomy))
         return plan

@@ -1,7 +1,7 @@
 """Wraps: methods of single instances, shadowed while somebody listens, and put back whoever leaves first.
 
-What takes a method's place is bound to the instance, as the method was: a copy of the instance that is made meanwhile
-calls itself, not the one it was copied from.
+What takes a method's place is bound to the instance, as the method was: a deep copy of the instance that is made
+meanwhile calls itself, not the one it was copied from.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FunctionType, MethodType
 from typing import Any, Final
@@ -22,7 +24,8 @@ Method = Callable[..., Any]
 Wrapper = Callable[[Method], Method]
 """Makes what takes a method's place. Two are the same where their functions and given arguments are."""
 
-_OURS: Final = "_vlmtrace_wrap"
+_MADE: Final = weakref.WeakSet[Any]()
+"""The functions that stand, or stood, in a method's place."""
 
 
 class Wraps:
@@ -40,38 +43,47 @@ class Wraps:
             shadowed = _SHADOWED.get((id(owner), name)) or _Shadowed.of(owner, name)
             if shadowed is None:
                 return
-            _SHADOWED[id(owner), name] = shadowed
-            shadowed.wrappers.append(wrapper)
-            shadowed.show()
-            self._made.append((shadowed, wrapper))
+            made = (shadowed, wrapper)
+            self._made.append(made)
+            try:
+                shadowed.wrappers.append(wrapper)
+                shadowed.show()
+            except BaseException:
+                self._made.remove(made)
+                shadowed.drop(wrapper)
+                raise
 
     def remove(self) -> None:
         """Take all of them off again."""
         with _LOCK:
             while self._made:
-                shadowed, wrapper = self._made.pop()
-                shadowed.wrappers.remove(wrapper)
-                shadowed.show()
-                if not shadowed.wrappers:
-                    del _SHADOWED[id(shadowed.owner), shadowed.name]
+                shadowed, wrapper = self._made[-1]
+                shadowed.drop(wrapper)
+                with suppress(IndexError):  # a signal's handler may have removed all meanwhile
+                    self._made.pop()
 
 
 @dataclass(slots=True, eq=False)
 class _Shadowed:
-    """One method of one instance: what it was (``before``, where the instance held it itself), and its wrappers."""
+    """One method of one instance: what it was (``before``, where the instance held it itself), and its wrappers.
+
+    ``shown`` is what stands in its place now. Where the program has put something else there, it is left alone.
+    """
 
     owner: Any
     name: str
     original: Method
     before: Any
     wrappers: list[Wrapper] = field(default_factory=list)
+    shown: Any = None
 
     @classmethod
     def of(cls, owner: Any, name: str) -> _Shadowed | None:
         own = vars(owner).get(name)
-        if hasattr(own, _OURS):  # ``owner`` was copied while the other was listened to
+        if isinstance(own, MethodType) and own.__func__ in _MADE:  # ``owner`` is a copy of one that was listened to
             own = None
-        defined = inspect.getattr_static(type(owner), name, None)
+            del vars(owner)[name]
+        defined = next((vars(kind)[name] for kind in type(owner).__mro__ if name in vars(kind)), None)
         if own is None and isinstance(defined, FunctionType):
             return cls(owner, name, defined, None)
         held = getattr(owner, name, None) if own is None else own
@@ -79,18 +91,34 @@ class _Shadowed:
 
     def show(self) -> None:
         """Put what the wrappers make of the method in its place; with none of them, what was there."""
+        held, key = vars(self.owner), (id(self.owner), self.name)
+        alone = self.shown is not None and held.get(self.name) is not self.shown
+        if not self.wrappers:
+            _SHADOWED.pop(key, None)
+            self.shown = None
+            if alone:
+                return
+            if self.before is None:
+                held.pop(self.name, None)
+            else:
+                held[self.name] = self.before
+            return
+        _SHADOWED[key] = self
+        if alone:
+            return
         made = self.original
         for wrapper in {_key(wrapper): wrapper for wrapper in self.wrappers}.values():
             made = wrapper(made)
-        if self.wrappers:
-            # transformers reads signatures.
-            functools.update_wrapper(made, self.original)
-            setattr(made, _OURS, True)
-            vars(self.owner)[self.name] = MethodType(made, self.owner)
-        elif self.before is None:
-            vars(self.owner).pop(self.name, None)
-        else:
-            vars(self.owner)[self.name] = self.before
+        if not self.wrappers:  # a signal's handler has removed them meanwhile
+            return
+        _MADE.add(functools.update_wrapper(made, self.original))  # transformers reads signatures
+        held[self.name] = self.shown = MethodType(made, self.owner)
+
+    def drop(self, wrapper: Wrapper) -> None:
+        """Do without a wrapper, if it is still there."""
+        with suppress(ValueError):
+            self.wrappers.remove(wrapper)
+        self.show()
 
 
 def _key(wrapper: Wrapper) -> Any:
@@ -104,15 +132,14 @@ def _with_self(held: Callable[..., Any]) -> Method:
     def method(_self: Any, /, *args: Any, **kwargs: Any) -> Any:
         return held(*args, **kwargs)
 
-    try:
+    first = inspect.Parameter("_instance", inspect.Parameter.POSITIONAL_ONLY)
+    with suppress(TypeError, ValueError):  # it has no signature: built in, say
         known = inspect.signature(held)
-    except (TypeError, ValueError):  # built in, say
-        return method
-    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    method.__signature__ = known.replace(parameters=[first, *known.parameters.values()])  # type: ignore[attr-defined]
+        own = known.replace(parameters=[first, *known.parameters.values()])
+        method.__signature__ = own  # type: ignore[attr-defined]
     return method
 
 
-_LOCK: Final = threading.Lock()
+_LOCK: Final = threading.RLock()  # a signal's handler, or a collected generator, may end a recording on this thread
 _SHADOWED: Final[dict[tuple[int, str], _Shadowed]] = {}
 """All methods that are wrapped now. It holds their owners, so that no other object has the same id."""
