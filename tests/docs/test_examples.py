@@ -143,7 +143,7 @@ def traces(ready: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> d
     """Perfetto's trace processor with a trace made here, with one from a GPU, and with one that has kernels."""
     folder = tmp_path_factory.mktemp("queries")
     with vlmtrace.trace(ready["model"]) as session:
-        ready["model"].generate(**ready["inputs"], max_new_tokens=4)
+        ready["model"].generate(**ready["inputs"], min_new_tokens=4, max_new_tokens=4)
     session.save(folder / "demo.pftrace")
     vlmtrace.save(with_kernels(synthetic.recording()), folder / "paired.pftrace")
     opened = {
