@@ -124,25 +124,26 @@ def _best_shift(stages: Sequence[tuple[int, list[Span]]], calls: Sequence[Call])
 
 
 def _misfit(pairs: Sequence[tuple[list[Span], Call]]) -> float | None:
-    """How far from each other starts are in trace and report, in ns, each from the one before; ``None``: not the same.
+    """How far trace and report are from one offset between their clocks, in ns; ``None`` where they are not the same.
 
-    The largest, over the generations, of the median over their forwards; and of what lies between two generations.
+    The largest, over the generations, of the median over their starts and lengths; and of how the offset changes from
+    one generation to the next. The offset is the median of a generation's: its thread may have been stopped between a
+    mark and its range, that of ``generate`` too.
     """
     worst = 0.0
-    last: tuple[int, int] | None = None
+    last: tuple[int, float] | None = None
     for (whole, *forwards), call in pairs:
         if len(forwards) != len(call.forwards):
             return None
-        here = whole.host_begin, call.start
-        apart = [
-            abs((span.host_begin - here[0]) - (start - here[1]))
-            for span, (_, start, _) in zip(forwards, call.forwards, strict=True)
-        ]
+        starts = [call.start, *(start for _, start, _ in call.forwards)]
+        offsets = [span.host_begin - start for span, start in zip((whole, *forwards), starts, strict=True)]
+        offset = median(offsets)
+        apart = [abs(one - offset) for one in offsets] if forwards else []
         misfit = median([*apart, abs(whole.host_duration - (call.end - call.start))])
         if last is not None:
-            between = here[0] - last[0]
-            misfit = max(misfit, abs(between - (here[1] - last[1])) - between * MAX_DRIFT_PPB / 1e9)
-        worst, last = max(worst, misfit), here
+            between = whole.host_begin - last[0]
+            misfit = max(misfit, abs(offset - last[1]) - between * MAX_DRIFT_PPB / 1e9)
+        worst, last = max(worst, misfit), (whole.host_begin, offset)
         if worst > _SAME_NS:
             return None
     return worst

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from vlmtrace.capture.recorder import Recorder, RecorderOptions
+from vlmtrace.capture.recorder import Recorder, RecorderOptions, execution_device
 from vlmtrace.errors import UsageError, VlmtraceError
 from vlmtrace.timeline import names
 from vlmtrace.timeline.recording import PROFILED, Recording
@@ -96,6 +96,7 @@ class KernelProfile:
 
     def __init__(self, models: Sequence[nn.Module] | None, options: RecorderOptions) -> None:
         options = replace(options, name="kernels", sample_gpu=None, memory=False)
+        self._models = () if models is None else tuple(models)
         self.recorder = Recorder(options, models, ProfilerDomain())
         self.recorder.role = PROFILED
         self._profile: Any = None
@@ -105,6 +106,8 @@ class KernelProfile:
     def __enter__(self) -> KernelProfile:
         with ExitStack() as entered:
             entered.enter_context(self.recorder)
+            for model in self._models:
+                self.recorder.lanes.voice(execution_device(model))  # prices are not measured under the profiler
             self._profile = entered.enter_context(profile(activities=_ACTIVITIES))
             self._open = entered.pop_all()
         return self
