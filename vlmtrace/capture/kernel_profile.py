@@ -96,7 +96,7 @@ class KernelProfile:
 
     def __init__(self, models: Sequence[nn.Module] | None, options: RecorderOptions) -> None:
         options = replace(options, name="kernels", sample_gpu=None, memory=False)
-        self._models = () if models is None else tuple(models)
+        self._models: Sequence[nn.Module] = models or ()
         self.recorder = Recorder(options, models, ProfilerDomain())
         self.recorder.role = PROFILED
         self._profile: Any = None
@@ -108,6 +108,7 @@ class KernelProfile:
             entered.enter_context(self.recorder)
             for model in self._models:
                 self.recorder.lanes.voice(execution_device(model))  # prices are not measured under the profiler
+            self._models = ()  # a finished profile keeps no model alive
             self._profile = entered.enter_context(profile(activities=_ACTIVITIES))
             self._open = entered.pop_all()
         return self
