@@ -30,8 +30,8 @@ __all__ = ["Prices", "calibrate"]
 
 _SAMPLES: Final = 150
 
-_TOUCHED: Final = bytes(512 << 10)
-"""Copied before each call: with the copy it is half of what the second cache of a server's core holds."""
+_TOUCHED: Final = 512 << 10
+"""Bytes copied before each call: with their copy it is half of what the second cache of a server's core holds."""
 
 _MARKS_A_TOKEN: Final = 3
 """A step's two and the token's own."""
@@ -115,19 +115,28 @@ def _range_cost(ranges: NvtxRanges) -> int:
 
 def _difference(call: Callable[[], object], base: Callable[[], object]) -> float:
     """Nanoseconds that one call takes longer than the other in the middle of other work: of the medians, in turn."""
-    now, x = time.perf_counter_ns, torch.ones(8, 8, dtype=torch.float32, device="cpu")
+    now, work = time.perf_counter_ns, _other_work()
     taken: tuple[list[int], list[int]] = ([], [])
     for _ in range(_SAMPLES):
         for kept, one in zip(taken, (call, base), strict=True):
-            _run_elsewhere(x)
+            work()
             begin = now()
             one()
             kept.append(now() - begin)
     return median(taken[0]) - median(taken[1])
 
 
-def _run_elsewhere(x: torch.Tensor) -> None:
-    """Different operations of torch, as a model calls them, and some memory."""
-    bytearray(_TOUCHED)
-    y = torch.nn.functional.layer_norm(x @ x, (8,))
-    torch.cat([torch.softmax(y, -1), y.sin() * x, y.transpose(0, 1).reshape(8, 8).clamp(min=0)]).sum()
+def _other_work() -> Callable[[], None]:
+    """Different operations of torch, as a model calls them, and some memory.
+
+    The memory is taken once: what a system does to give so much and take it back differs from process to process.
+    """
+    x = torch.ones(8, 8, dtype=torch.float32, device="cpu")
+    copied, copy = bytes(_TOUCHED), bytearray(_TOUCHED)
+
+    def work() -> None:
+        copy[:] = copied
+        y = torch.nn.functional.layer_norm(x @ x, (8,))
+        torch.cat([torch.softmax(y, -1), y.sin() * x, y.transpose(0, 1).reshape(8, 8).clamp(min=0)]).sum()
+
+    return work

@@ -130,7 +130,7 @@ class Lanes:
     Where it never ``waits``, a voice has no anchors, and ``all`` stays empty: whoever is told of a lane's generations
     knows it. ``memory`` says to read the allocators of devices. ``between_tokens`` is what the recorder does there for
     a tape and the room that it needs: a part of what is priced. Prices are measured once for each clock: that takes
-    tens of milliseconds, and a server may begin a thread for each request.
+    up to some tenths of a second, and a server may begin a thread for each request.
     """
 
     def __init__(
