@@ -156,7 +156,8 @@ def ring(options: argparse.Namespace) -> None:
 def prices(options: argparse.Namespace) -> None:
     """The price of a mark, measured before the first generation, beside what each mark took inside of one.
 
-    Two more readings of the clock around each mark tell the latter; what they take themselves is taken off.
+    Two more readings of the clock around each mark tell the latter; what they take themselves is taken off. The shares
+    are of ``generate``: what is counted, and what its marks and all between its tokens took there.
     """
     import random_vlm
     import torch
@@ -187,7 +188,7 @@ def prices(options: argparse.Namespace) -> None:
             generate(model, inputs, options.new, **more)
         Tape._bound = lambda tape: timed("mark", bound(tape))  # type: ignore[method-assign]
         Recorder._between_tokens = timed("between_tokens", between)  # type: ignore[method-assign]
-        with vlmtrace.trace(model):
+        with vlmtrace.trace(model) as timed_session:
             generate(model, inputs, options.new, **more)
             for values in took.values():
                 values.clear()
@@ -195,7 +196,10 @@ def prices(options: argparse.Namespace) -> None:
                 generate(model, inputs, options.new, **more)
         Tape._bound, Recorder._between_tokens = bound, between  # type: ignore[method-assign]
         reading = statistics.median(-now() + now() for _ in range(1000))
-        cost = session.recording.cost
+        cost, recording = session.recording.cost, timed_session.recording
+        spans = [recording.generate_span(generation) for generation in recording.generations[1:]]
+        inside = sum(span.host_duration for span in spans)
+        all_took = sum(sum(values) - reading * len(values) for values in took.values())
         made = {
             "check": "prices",
             "shape": options.shape,
@@ -206,6 +210,9 @@ def prices(options: argparse.Namespace) -> None:
             "price_mark_ns": cost.mark_ns,
             "price_token_ns": cost.token_ns,
             "generations": options.repeats,
+            "generate_ms": round(inside / len(spans) / 1e6, 2),
+            "counted_share": round(sum(recording.cost.host_ns[1:]) / inside, 6),
+            "took_share": round(all_took / inside, 6),
             "marks": len(took["mark"]),
             **{f"{name}_mean_ns": round(statistics.mean(values) - reading) for name, values in took.items()},
             **{f"{name}_median_ns": round(statistics.median(values) - reading) for name, values in took.items()},
