@@ -13,6 +13,8 @@ import torch
 from tests.capture.fakes import FakeHost
 from vlmtrace.capture import disturbances
 from vlmtrace.capture.disturbances import Disturbances
+from vlmtrace.capture.recorder import Recorder, RecorderOptions
+from vlmtrace.capture.tape import Tape
 from vlmtrace.timeline import names
 
 
@@ -82,18 +84,19 @@ def test_a_graph_being_captured_is_seen_once_its_manager_is_loaded(monkeypatch: 
 def test_a_manager_that_is_loaded_between_tokens_is_found_and_nothing_is_looked_for_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen = Disturbances(FakeHost().now, shortest_ns=0)
+    recorder, tape = Recorder(RecorderOptions("disturbed")), Tape(None)
+    recorder.disturbances = seen = Disturbances(FakeHost().now, shortest_ns=0)
     seen.install()
-    monkeypatch.setattr(seen, "watch_compiler", lambda: pytest.fail("nothing has been loaded"))
-    seen.watch_loaded()
-    monkeypatch.undo()
+    with monkeypatch.context() as nothing_loaded:
+        nothing_loaded.setattr(seen, "watch_compiler", lambda: pytest.fail("nothing has been loaded"))
+        recorder._between_tokens(tape, 0)
     trees = types.ModuleType("torch._inductor.cudagraph_trees_of_a_test")
     trees.CUDAGraphTreeManager = Manager  # type: ignore[attr-defined]
     monkeypatch.setattr(
         disturbances, "_CALLS", ((trees.__name__, "CUDAGraphTreeManager", "run_eager", names.CAPTURE, "graph"),)
     )
     monkeypatch.setitem(sys.modules, trees.__name__, trees)
-    seen.watch_loaded()
+    recorder._between_tokens(tape, 0)
     Manager().run_eager("a graph")
     seen.remove()
     assert [d.name for d in seen.seen if d.name == names.CAPTURE] == [names.CAPTURE]

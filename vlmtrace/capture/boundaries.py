@@ -95,7 +95,7 @@ def forward(original: Method) -> Method:
         module: nn.Module = args[0]
         if observed is None or observed.loop.model is not module or observed.in_compiled:
             return original(*args, **kwargs)
-        if is_compiled(module):
+        if observed.steps == 0 and is_compiled(module):
             observed.mode = "compiled"
         _enter_forward(observed, args, kwargs)
         try:

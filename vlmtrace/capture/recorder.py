@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -259,7 +260,8 @@ class Recorder:
         plan = self.plans.of(model)
         device = cuda_index(plan.working_device(model))
         voice = self.lanes.voice(device)
-        role = self.role or self._role_of(plan, args, kwargs)
+        inputs = outcome.inputs_of(args, kwargs)
+        role = self.role or self._role_of(plan, inputs)
         if role == WARMED:
             self._timed_range.close()
         else:
@@ -286,14 +288,15 @@ class Recorder:
                 try:
                     return self._timed(ended, observed, functools.partial(original, model, *args, **kwargs))
                 finally:
-                    self._settle(ended, observed, (args, kwargs))
+                    self._settle(ended, observed, inputs)
                     if device is not None and state is not None and not voice.lost:
                         ended.device_state = state.change() | self._seldom_state(device, role) | ended.own_peak()
 
     def _between_tokens(self, tape: Tape, room: int) -> None:
         """Where growing takes no time from a stage: events for the next step, and a compiler that was just loaded."""
         tape.reserve(room)
-        self.disturbances.watch_loaded()
+        if len(sys.modules) != self.disturbances.modules:
+            self.disturbances.watch_compiler()
 
     def _timed(self, ended: Ended, observed: Observed, call: Callable[[], Any]) -> Any:
         voice = ended.voice
@@ -312,7 +315,7 @@ class Recorder:
             ended.last = voice.tape.written
             ended.growing_ns = voice.tape.grown_ns - grown
 
-    def _settle(self, ended: Ended, observed: Observed, given: tuple[Any, Any]) -> None:
+    def _settle(self, ended: Ended, observed: Observed, inputs: dict[str, Json]) -> None:
         """After the last mark: the one wait, the elapsed times, the anchors; then what the host knows of it all."""
         with ended.settling:
             if not ended.running:  # the recording has ended meanwhile, without it
@@ -321,7 +324,7 @@ class Recorder:
                 ended.count(self._resolve(ended, observed), outcome.end_tokens(observed.generation_config))
             else:
                 self.ring.after(ended, observed)
-            ended.observe(observed, outcome.inputs_of(*given))
+            ended.observe(observed, inputs)
             ended.tags = dict(self.tags)
             self.lanes.here().output = ended.output
             ended.running = False
@@ -353,9 +356,9 @@ class Recorder:
         ended.anchors = len(voice.tape.anchors)
         return host_ids
 
-    def _role_of(self, plan: Plan, args: Any, kwargs: Any) -> str:
+    def _role_of(self, plan: Plan, inputs: Mapping[str, Json]) -> str:
         """Without a role given, the first generation of each model and input shape is cold."""
-        shapes = repr((plan.index, outcome.inputs_of(args, kwargs)["shapes"]))
+        shapes = repr((plan.index, inputs["shapes"]))
         if shapes in self._seen_shapes:
             return TIMED
         self._seen_shapes[shapes] = None

@@ -75,10 +75,18 @@ def _marking(kind: Any) -> Any:
 
     def call(self: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         observed = CURRENT.observed
-        if observed is not None and observed.loop.unmarked:
-            observed.loop.unmarked = False
+        if observed is None:
+            return kind.__call__(self, input_ids, *args, **kwargs)
+        loop = observed.loop
+        if loop.unmarked:
+            loop.unmarked = False
             observed.mark(_TOKEN, input_ids.shape[-1])
             observed.between_tokens()
-        return aside(kind.__call__, self, input_ids, *args, **kwargs)
+        # As aside() does, without a call of its own at each token.
+        CURRENT.observed = observed.helper or observed.as_helper()
+        try:
+            return kind.__call__(self, input_ids, *args, **kwargs)
+        finally:
+            CURRENT.observed = observed
 
     return type(kind.__name__, (kind,), {"__call__": call})
