@@ -32,7 +32,7 @@ PARTS = {
     "record": "cudaEventRecord",
     "stream": "raw stream lookup",
     "clock": "host clock",
-    "guard": "is_compiling()",
+    "guard": "is_dynamo_compiling()",
     "thread": "thread-local lookup",
 }
 
@@ -167,18 +167,18 @@ def _only(runtime: Runtime | None) -> tuple[Callable[..., None], Callable[..., N
 
     from vlmtrace.capture.observed import CURRENT
 
-    is_compiling, now = torch.compiler.is_compiling, time.monotonic_ns
+    is_traced, now = torch.compiler.is_dynamo_compiling, time.monotonic_ns
     push, pop, attributes = _range()
     if runtime is None:
 
         def before(*given: Any) -> None:  # noqa: ARG001
-            is_compiling()
+            is_traced()
             CURRENT.observed  # noqa: B018
             now()
             push(attributes)
 
         def after(*given: Any) -> None:  # noqa: ARG001
-            is_compiling()
+            is_traced()
             CURRENT.observed  # noqa: B018
             pop()
             now()
@@ -189,7 +189,7 @@ def _only(runtime: Runtime | None) -> tuple[Callable[..., None], Callable[..., N
     record, (begin, end), stream = runtime.fast_record(2)
 
     def before_on_device(*given: Any) -> None:  # noqa: ARG001
-        is_compiling()
+        is_traced()
         CURRENT.observed  # noqa: B018
         now()
         raw_stream(device)
@@ -197,7 +197,7 @@ def _only(runtime: Runtime | None) -> tuple[Callable[..., None], Callable[..., N
         push(attributes)
 
     def after_on_device(*given: Any) -> None:  # noqa: ARG001
-        is_compiling()
+        is_traced()
         CURRENT.observed  # noqa: B018
         pop()
         now()
@@ -221,9 +221,9 @@ def _clock(calls: int) -> None:
 def _guard(calls: int) -> None:
     import torch
 
-    is_compiling = torch.compiler.is_compiling
+    is_traced = torch.compiler.is_dynamo_compiling
     for _ in range(calls):
-        is_compiling()
+        is_traced()
 
 
 def _thread(calls: int) -> None:

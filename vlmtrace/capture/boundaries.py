@@ -43,7 +43,7 @@ _STEP: Final = names.KIND_OF[names.STEP]
 _COMPILED: Final = "_compiled_call_impl"
 """Where ``module.compile()`` puts the compiled call, which then runs in place of the other."""
 
-_is_compiling = torch.compiler.is_compiling
+_is_traced = torch.compiler.is_dynamo_compiling  # of the questions that dynamo answers itself, the quickest
 
 
 def called(module: nn.Module) -> str:
@@ -75,7 +75,7 @@ def span(kind: int, number: int, sampled: bool, original: Method) -> Method:
 
     # The module among the others, and on with all of them as they are: putting it before them anew takes time.
     def call(*args: Any, **kwargs: Any) -> Any:
-        observed = None if _is_compiling() else CURRENT.observed
+        observed = None if _is_traced() else CURRENT.observed
         if observed is None or (sampled and not observed.detailed):
             return original(*args, **kwargs)
         observed.mark(kind, number)
@@ -91,7 +91,7 @@ def forward(original: Method) -> Method:
     """A wrap of a call of the generating model: a prefill, its chunk, or a step. Other models' calls are their own."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        observed = None if _is_compiling() else CURRENT.observed
+        observed = None if _is_traced() else CURRENT.observed
         module: nn.Module = args[0]
         if observed is None or observed.loop.model is not module or observed.in_compiled:
             return original(*args, **kwargs)
@@ -161,7 +161,7 @@ def entry(original: Method) -> Method:
     """A wrap of a call of the language model: in a prefill, what is merged has been by now."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        observed = None if _is_compiling() else CURRENT.observed
+        observed = None if _is_traced() else CURRENT.observed
         if observed is not None and observed.forward_kind == _PREFILL:
             observed.mark(_MERGE, NONE)
         return original(*args, **kwargs)
@@ -222,7 +222,7 @@ def features(original: Method) -> Method:
 
     def call(owner: Any, /, *args: Any, **kwargs: Any) -> Any:
         observed = CURRENT.observed
-        if _is_compiling() or observed is None:
+        if _is_traced() or observed is None:
             return original(owner, *args, **kwargs)
         observed.vision_depth += 1
         if observed.vision_depth > 1:
@@ -247,7 +247,7 @@ def projected(original: Method) -> Method:
 
     def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         made = original(module, *args, **kwargs)
-        observed = None if _is_compiling() else CURRENT.observed
+        observed = None if _is_traced() else CURRENT.observed
         if observed is not None and observed.vision_depth == 0:
             # A module's tuple is its answer and what came with it (attention weights, say).
             observed.projected_tokens += _rows(made[0] if isinstance(made, tuple) and made else made)
