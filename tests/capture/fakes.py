@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -83,7 +84,10 @@ class FakeDevice:
     def query(self, event: int) -> bool:
         return self.truth[event] <= self.host.ns
 
-    def elapsed(self, begin: int, end: int) -> float | None:
+    def elapsed(self, begin: int, ends: Iterable[int]) -> Iterator[float | None]:
+        return (self._elapsed(begin, end) for end in ends)
+
+    def _elapsed(self, begin: int, end: int) -> float | None:
         if begin in self.captured or end in self.captured:
             return None
         assert self.truth[end] <= self.host.ns, "elapsed time is asked for before the device has passed the event"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol
 
 import torch
@@ -33,8 +33,8 @@ class DeviceClock(Protocol):
     ``record(event, streams[stream(device)])`` marks the stream that work is on right now: its parts are open, so
     that a mark makes these calls itself and no other. A stream is in ``streams`` once it has been ``met``. ``wait``
     blocks, spinning, until the device has passed the event, ``query`` says at once whether it has; ``elapsed`` is
-    in float milliseconds, as CUDA gives it, or ``None`` where an event was never reached (recorded into a graph, or
-    lost with its context).
+    from one event to each of others in float milliseconds, as CUDA gives it, or ``None`` where one was never reached
+    (recorded into a graph, or lost with its context).
     """
 
     device: int
@@ -49,7 +49,7 @@ class DeviceClock(Protocol):
     def record(self, event: Any, stream: Any, /) -> object: ...
     def wait(self, event: Any) -> None: ...
     def query(self, event: Any) -> bool: ...
-    def elapsed(self, begin: Any, end: Any) -> float | None: ...
+    def elapsed(self, begin: Any, ends: Iterable[Any]) -> Iterator[float | None]: ...
 
 
 Argument = Any
@@ -115,13 +115,16 @@ class CudaClock:
                 raise RuntimeError(f"cudaEventQuery failed with CUDA error {code}")
         return bool(code == 0)
 
-    def elapsed(self, begin: Argument, end: Argument) -> float | None:
+    def elapsed(self, begin: Argument, ends: Iterable[Argument]) -> Iterator[float | None]:
         # An answer of its own: threads share the clock, and may change between the call and the look at what it wrote.
-        answer = ctypes.c_float()
-        if self._elapsed_time(ctypes.byref(answer), begin, end) != 0:
-            self._fast.cudaGetLastError()
-            return None
-        return answer.value
+        answer, elapsed_time = ctypes.c_float(), self._elapsed_time
+        written = ctypes.byref(answer)
+        for end in ends:
+            if elapsed_time(written, begin, end) == 0:
+                yield answer.value
+            else:
+                self._fast.cudaGetLastError()
+                yield None
 
 
 class TorchEventClock:
@@ -152,11 +155,12 @@ class TorchEventClock:
     def query(self, event: torch.cuda.Event) -> bool:
         return bool(event.query())
 
-    def elapsed(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float | None:
-        try:
-            return float(begin.elapsed_time(end))
-        except (RuntimeError, ValueError):
-            return None
+    def elapsed(self, begin: torch.cuda.Event, ends: Iterable[torch.cuda.Event]) -> Iterator[float | None]:
+        for end in ends:
+            try:
+                yield float(begin.elapsed_time(end))
+            except (RuntimeError, ValueError):
+                yield None
 
 
 def clock_of(device: int) -> DeviceClock:
@@ -171,7 +175,7 @@ def clock_of(device: int) -> DeviceClock:
             for event in events:
                 clock.record(event, clock.streams[stream])
             clock.wait(events[1])
-            works = clock.elapsed(events[0], events[1]) is not None
+            works = None not in clock.elapsed(events[0], events[1:])
             clock.destroy(events)
         except (OSError, AttributeError, RuntimeError):
             works = False

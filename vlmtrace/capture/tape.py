@@ -7,7 +7,7 @@ they are given as it is; :class:`Marks` are packed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from vlmtrace.capture.clocks import DeviceClock, monotonic_ns, rounding_ns
@@ -198,7 +198,7 @@ class Tape:
         if self.clock is None:
             marks.device.extend(self._host[:count])
         else:
-            marks.device.extend(map(self.position, self._events[:count]))
+            marks.device.extend(self._positions(self._events[:count]))
         self.total += count
         self._count = 0
 
@@ -242,7 +242,7 @@ class Tape:
         """How long it took from one mark to another, in ns; ``None`` where the device never reached one of them."""
         if self.clock is None:
             return self._host[last] - self._host[first]
-        elapsed = self.clock.elapsed(self._events[first], self._events[last])
+        (elapsed,) = self.clock.elapsed(self._events[first], self._events[last : last + 1])
         return None if elapsed is None else round(elapsed * 1e6)
 
     def taken(self, begin: int, end: int, origin: int) -> Tape:
@@ -262,7 +262,7 @@ class Tape:
         else:
             self._reference, self._reference_ns, self._last_ns = self._events[origin], 0, UNRESOLVED
             self.chain_ns = 0
-            marks.device.extend(map(self.position, self._events[begin:end]))
+            marks.device.extend(self._positions(self._events[begin:end]))
             made.anchor_chain_ns = [0, self.chain_ns]
             self._reference = None
         made.clock = self.clock
@@ -295,16 +295,29 @@ class Tape:
 
     def position(self, event: Any) -> int:
         """The device time of an event that has been reached, in this tape's ns; :data:`UNRESOLVED` if it never was."""
-        assert self.clock is not None
-        if event == self._reference:
-            return self._reference_ns
-        elapsed = self.clock.elapsed(self._reference, event)
-        if elapsed is None:
-            return UNRESOLVED
-        # One stream reaches its marks in order; float32 may turn two close ones around by a rounding step.
-        at = max(self._last_ns, self._reference_ns + round(elapsed * 1e6))
-        self._last_ns = at
-        if elapsed > _CHAIN_MS:
-            self.chain_ns += max(1, round(rounding_ns(elapsed)))
-            self._reference, self._reference_ns = event, at
-        return at
+        (position,) = self._positions([event])
+        return position
+
+    def _positions(self, events: Sequence[Any]) -> Iterator[int]:
+        clock, done = self.clock, 0
+        assert clock is not None
+        while done < len(events):
+            begin, base, last = self._reference, self._reference_ns, self._last_ns
+            for elapsed in clock.elapsed(begin, events[done:] if done else events):
+                event = events[done]
+                done += 1
+                if event == begin:
+                    yield base
+                    continue
+                if elapsed is None:
+                    yield UNRESOLVED
+                    continue
+                # One stream reaches its marks in order; float32 may turn two close ones around by a rounding step.
+                last = max(last, base + round(elapsed * 1e6))
+                if elapsed > _CHAIN_MS:
+                    self.chain_ns += max(1, round(rounding_ns(elapsed)))
+                    self._reference, self._reference_ns = event, last
+                    yield last
+                    break
+                yield last
+            self._last_ns = last
