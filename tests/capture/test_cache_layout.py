@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 from transformers import DynamicCache, LlamaConfig, StaticCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from vlmtrace.capture.cache_layout import CacheLayout, layout_of
+from vlmtrace.capture import cache_layout
+from vlmtrace.capture.cache_layout import CacheLayout, CacheLayouts
 
 CONFIG = LlamaConfig(num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, hidden_size=32)
 WINDOW = 6
@@ -34,12 +37,12 @@ def test_its_bytes_are_those_that_the_tensors_hold_at_each_length(kind: str) -> 
     }
     cache = made[kind]()
     fill(cache, 4)
-    layout = layout_of(cache)
+    layout = CacheLayouts().of(0, cache)
     assert layout is not None
     for length in range(5, 12):
         fill(cache, 1)
         assert layout.bytes_at(length) == held(cache) > 0, length
-    later = layout_of(cache)
+    later = CacheLayouts().of(0, cache)
     assert later is not None
     assert later.bytes_at(4) == layout.bytes_at(4)
 
@@ -57,12 +60,43 @@ def test_a_layer_of_another_kind_makes_it_unknown() -> None:
     cache = DynamicCache(config=CONFIG)
     cache.layers[2] = QuantisedLayer(WINDOW)
     fill(cache, 4)
-    assert layout_of(cache) is None
+    assert CacheLayouts().of(0, cache) is None
 
 
 @pytest.mark.parametrize("cache", [None, (), object(), DynamicCache(config=CONFIG)])
 def test_what_is_no_filled_cache_has_none(cache: object) -> None:
-    assert layout_of(cache) is None
+    assert CacheLayouts().of(0, cache) is None
+
+
+def test_a_cache_of_the_same_make_is_known_by_one_layer_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts, looked = CacheLayouts(), []
+    share = cache_layout._share
+    monkeypatch.setattr(cache_layout, "_share", lambda layer: looked.append(layer) or share(layer))
+    made = []
+    for _ in range(2):
+        looked.clear()
+        cache = _with_a_window()
+        fill(cache, 4)
+        made.append(layouts.of(0, cache))
+    assert made[0] is made[1]
+    assert looked == cache.layers[:2], "of the two that grow without end, the first; and the one with a window"
+
+
+def test_a_cache_of_another_make_is_looked_at_anew() -> None:
+    layouts = CacheLayouts()
+    makes: list[Callable[[], Any]] = [
+        lambda: DynamicCache(config=CONFIG),
+        _with_a_window,
+        lambda: StaticCache(config=CONFIG, max_cache_len=32),
+        lambda: StaticCache(config=CONFIG, max_cache_len=64),
+    ]
+    for batch, make in product((2, 3), makes):
+        for model in (0, 1):
+            cache = make()
+            fill(cache, 4, batch)
+            layout = layouts.of(model, cache)
+            assert layout is not None
+            assert layout.bytes_at(4) == held(cache)
 
 
 def test_a_window_keeps_one_position_less_than_it_is_wide() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["CacheLayout", "layout_of"]
+__all__ = ["CacheLayout", "CacheLayouts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,26 +26,78 @@ class CacheLayout:
         )
 
 
-def layout_of(cache: Any) -> CacheLayout | None:
-    """The layout of a cache of transformers after its first forward; ``None`` where it holds a layer of another kind
-    than the plain ones: quantised, recurrent, offloaded or shared with an encoder."""
-    layers = getattr(cache, "layers", None)
-    if not isinstance(layers, list) or not layers or getattr(cache, "offloading", False):
+class _Share(NamedTuple):
+    """What a layer takes: ``size`` bytes; where it ``grows``, for each position, of which it keeps up to ``limit``."""
+
+    size: int
+    grows: bool
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A layout, and how to know it again: the cache's class, and from each kind of layer one, with its place in it."""
+
+    kind: type
+    count: int
+    samples: Mapping[_Share, int]
+    layout: CacheLayout
+
+    def fits(self, kind: type, layers: Sequence[Any]) -> bool:
+        """Whether a cache of that class with these layers is such a one."""
+        if self.kind is not kind or self.count != len(layers):
+            return False
+        return all(_share(layers[at]) == share for share, at in self.samples.items())
+
+
+class CacheLayouts:
+    """The layouts of models' caches. ``model`` is any number of its own.
+
+    All layers are looked at once: with a few dozen of them that takes a quarter of a millisecond, at the end of each
+    ``generate()``. A model makes its caches from one configuration, so the next one is known by one layer of each kind.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, _Known] = {}
+
+    def of(self, model: int, cache: Any) -> CacheLayout | None:
+        """The layout of a cache of transformers after its first forward; ``None`` where it holds a layer of another
+        kind than the plain ones: quantised, recurrent, offloaded or shared with an encoder."""
+        layers = getattr(cache, "layers", None)
+        if not isinstance(layers, list) or not layers or getattr(cache, "offloading", False):
+            return None
+        known = self._known.get(model)
+        if known is not None and known.fits(type(cache), layers):
+            return known.layout
+        samples: dict[_Share, int] = {}
+        fixed = 0
+        growing: dict[int | None, int] = {}
+        for at, layer in enumerate(layers):
+            share = _share(layer)
+            if share is None:
+                return None
+            samples.setdefault(share, at)
+            if share.grows:
+                growing[share.limit] = growing.get(share.limit, 0) + share.size
+            else:
+                fixed += share.size
+        layout = CacheLayout(fixed, tuple(growing.items()))
+        self._known[model] = _Known(type(cache), len(layers), samples, layout)
+        return layout
+
+
+def _share(layer: Any) -> _Share | None:
+    """A layer's share; ``None`` where it is of no plain kind, or empty."""
+    kind = type(layer).__name__
+    keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+    if not isinstance(keys, torch.Tensor) or not isinstance(values, torch.Tensor) or keys.dim() != 4:
         return None
-    fixed = 0
-    growing: dict[int | None, int] = {}
-    for layer in layers:
-        kind = type(layer).__name__
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if not isinstance(keys, torch.Tensor) or not isinstance(values, torch.Tensor) or keys.dim() != 4:
-            return None
-        size = keys.nbytes + values.nbytes
-        positions = keys.shape[-2]
-        if kind in {"StaticLayer", "StaticSlidingWindowLayer"}:
-            fixed += size
-        elif kind in {"DynamicLayer", "DynamicSlidingWindowLayer"} and positions:
-            limit = layer.sliding_window - 1 if kind == "DynamicSlidingWindowLayer" else None
-            growing[limit] = growing.get(limit, 0) + size // positions
-        else:
-            return None
-    return CacheLayout(fixed, tuple(growing.items()))
+    size = keys.nbytes + values.nbytes
+    if kind in {"StaticLayer", "StaticSlidingWindowLayer"}:
+        return _Share(size, grows=False)
+    positions = keys.shape[-2]
+    if kind in {"DynamicLayer", "DynamicSlidingWindowLayer"} and positions:
+        return _Share(
+            size // positions, True, layer.sliding_window - 1 if kind == "DynamicSlidingWindowLayer" else None
+        )
+    return None

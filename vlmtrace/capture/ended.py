@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from vlmtrace.capture import outcome
-from vlmtrace.capture.cache_layout import CacheLayout, layout_of
+from vlmtrace.capture.cache_layout import CacheLayout, CacheLayouts
 from vlmtrace.capture.memory import Reading
 from vlmtrace.timeline.recording import Json
 from vlmtrace.timeline.spans import NONE
@@ -82,7 +82,7 @@ class Ended:
                 self.last = self.voice.tape.written
                 self.was_cut = True
 
-    def observe(self, observed: Observed, inputs: dict[str, Json]) -> None:
+    def observe(self, observed: Observed, inputs: dict[str, Json], layouts: CacheLayouts) -> None:
         """Take over what the wraps saw on the host."""
         config = observed.generation_config
         self.mode = observed.mode
@@ -91,7 +91,7 @@ class Ended:
         self.uses_cache = getattr(config, "use_cache", None) is not False
         self.proposed = tuple(observed.proposed)
         self.beams = getattr(config, "num_beams", None) or 1
-        self.cache, observed.cache = layout_of(observed.cache), None
+        self.cache, observed.cache = layouts.of(self.model, observed.cache), None
         meter = self.voice.meter
         if meter is not None:
             self.readings, self.reading_ns = meter.readings, meter.host_ns

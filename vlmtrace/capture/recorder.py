@@ -22,6 +22,7 @@ from torch import nn
 
 from vlmtrace.capture import outcome
 from vlmtrace.capture.boundaries import check_calls
+from vlmtrace.capture.cache_layout import CacheLayouts
 from vlmtrace.capture.composition import compose
 from vlmtrace.capture.device_state import DeviceState, SeldomState
 from vlmtrace.capture.disturbances import Disturbances
@@ -118,6 +119,7 @@ class Recorder:
         self.plans = Plans(options.detail, options.stages)
         self.disturbances = Disturbances()
         self._seldom_state = SeldomState()
+        self._layouts = CacheLayouts()
         self.ring = None if options.slowest is None else Ring(options.slowest, self.disturbances.seen)
         self.sampler = None if options.sample_gpu is None else GpuSampler(options.sample_gpu)
         self._settled = itertools.count(1)
@@ -324,7 +326,7 @@ class Recorder:
                 ended.count(self._resolve(ended, observed), outcome.end_tokens(observed.generation_config))
             else:
                 self.ring.after(ended, observed)
-            ended.observe(observed, inputs)
+            ended.observe(observed, inputs, self._layouts)
             ended.tags = dict(self.tags)
             self.lanes.here().output = ended.output
             ended.running = False
