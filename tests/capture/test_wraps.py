@@ -110,6 +110,45 @@ def test_a_copied_module_computes_with_its_own_weights() -> None:
     assert module(torch.ones(2)).any()
 
 
+def test_a_listener_that_comes_again_finds_what_it_made_before() -> None:
+    bell, listener, made = Bell(1), Wraps(), []
+    counted = functools.partial(lambda _name, original: made.append(original) or louder(original), "a")
+    for _ in range(3):
+        listener.add(bell, "ring", counted)
+        assert bell.ring() == "ding!"
+        listener.remove()
+        assert vars(bell) == {"times": 1}
+    assert len(made) == 1
+    listener.add(bell, "ring", counted)
+    other = wrapped(bell, functools.partial(named, "b"))
+    assert bell.ring() == "b(ding!)"
+    listener.remove()
+    assert bell.ring() == "b(ding)"
+    other.remove()
+
+
+def test_a_method_that_was_replaced_meanwhile_is_the_one_that_is_wrapped() -> None:
+    class Chime(Bell):
+        """Its class may be changed."""
+
+    bell, listener = Chime(1), Wraps()
+
+    def heard() -> str:
+        listener.add(bell, "ring", louder)
+        try:
+            return bell.ring()
+        finally:
+            listener.remove()
+
+    assert heard() == "ding!"
+    Chime.ring = lambda self, word="dong": word * (1 + self.times)  # type: ignore[method-assign]
+    assert heard() == "dongdong!"
+    vars(bell)["ring"] = lambda: "its own"
+    assert heard() == "its own!"
+    del vars(bell)["ring"]
+    assert heard() == "dongdong!"
+
+
 def test_what_the_instance_holds_itself_is_wrapped_and_put_back() -> None:
     bell = Bell(1)
     own = functools.partial(lambda times, word="dong": word * times, 3)

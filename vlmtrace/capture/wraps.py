@@ -29,10 +29,14 @@ _MADE: Final = weakref.WeakSet[Any]()
 
 
 class Wraps:
-    """What one listener has wrapped. Several may have wrapped the same method; the same wrapper works once."""
+    """What one listener has wrapped. Several may have wrapped the same method; the same wrapper works once.
+
+    What was made for a method is kept for the next time: a listener comes and goes with every ``generate()``.
+    """
 
     def __init__(self) -> None:
         self._made: list[tuple[_Shadowed, Wrapper]] = []
+        self._kept: dict[tuple[int, str], _Shadowed] = {}
 
     def __bool__(self) -> bool:
         return bool(self._made)
@@ -40,9 +44,15 @@ class Wraps:
     def add(self, owner: Any, name: str, wrapper: Wrapper) -> None:
         """Wrap a method of ``owner``; nothing where it has none of that name."""
         with _LOCK:
-            shadowed = _SHADOWED.get((id(owner), name)) or _Shadowed.of(owner, name)
+            key = (id(owner), name)
+            shadowed = _SHADOWED.get(key)
             if shadowed is None:
-                return
+                shadowed = self._kept.get(key)
+                if shadowed is None or not shadowed.is_as_found():
+                    shadowed = _Shadowed.of(owner, name)
+                    if shadowed is None:
+                        return
+                    self._kept[key] = shadowed
             made = (shadowed, wrapper)
             self._made.append(made)
             try:
@@ -68,6 +78,7 @@ class _Shadowed:
     """One method of one instance: what it was (``before``, where the instance held it itself), and its wrappers.
 
     ``shown`` is what stands in its place now. Where the program has put something else there, it is left alone.
+    ``method`` is what stood there last, made of the wrappers ``made_of``.
     """
 
     owner: Any
@@ -76,6 +87,8 @@ class _Shadowed:
     before: Any
     wrappers: list[Wrapper] = field(default_factory=list)
     shown: Any = None
+    method: Any = None
+    made_of: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, owner: Any, name: str) -> _Shadowed | None:
@@ -88,6 +101,10 @@ class _Shadowed:
             return cls(owner, name, defined, None)
         held = getattr(owner, name, None) if own is None else own
         return None if held is None else cls(owner, name, _with_self(held), own)
+
+    def is_as_found(self) -> bool:
+        """Whether the method is the class's own and the same still, as when :meth:`of` looked."""
+        return self.name not in vars(self.owner) and getattr(type(self.owner), self.name, None) is self.original
 
     def show(self) -> None:
         """Put what the wrappers make of the method in its place; with none of them, what was there."""
@@ -106,13 +123,17 @@ class _Shadowed:
         _SHADOWED[key] = self
         if alone:
             return
-        made = self.original
-        for wrapper in {_key(wrapper): wrapper for wrapper in self.wrappers}.values():
-            made = wrapper(made)
+        wrappers = {_key(wrapper): wrapper for wrapper in self.wrappers}
+        keys = tuple(wrappers)
+        if self.method is None or self.made_of != keys:
+            made = self.original
+            for wrapper in wrappers.values():
+                made = wrapper(made)
+            _MADE.add(functools.update_wrapper(made, self.original))  # transformers reads signatures
+            self.method, self.made_of = MethodType(made, self.owner), keys
         if not self.wrappers:  # a signal's handler has removed them meanwhile
             return
-        _MADE.add(functools.update_wrapper(made, self.original))  # transformers reads signatures
-        held[self.name] = self.shown = MethodType(made, self.owner)
+        held[self.name] = self.shown = self.method
 
     def drop(self, wrapper: Wrapper) -> None:
         """Do without a wrapper, if it is still there."""
