@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -64,6 +67,30 @@ def test_what_interrupts_a_single_call_is_not_in_the_price(host: FakeHost) -> No
         host.spend(700 if next(calls) % 10 else 1_000_000)
 
     assert calibrate(Tape(None), mark, lambda: None, None).mark_ns == 700
+
+
+def test_a_busy_stretch_of_the_machine_is_not_in_the_price(host: FakeHost) -> None:
+    calls = iter(range(10_000))
+
+    def mark(_code: int, _number: int) -> None:
+        host.spend(700 if next(calls) > 200 else 5_000)
+
+    assert calibrate(Tape(None), mark, lambda: None, None).mark_ns == 700
+
+
+def test_work_beside_the_marks_needs_no_other_threads() -> None:
+    """On a busy machine whatever waits for threads of torch's takes milliseconds."""
+    work = """
+import os, sys, torch
+from vlmtrace.capture.calibration import _other_work
+work, threads = _other_work(), lambda: len(os.listdir("/proc/self/task"))
+before = threads()
+work()
+assert threads() == before, "torch has begun threads for it"
+torch.nn.functional.layer_norm(torch.ones(8, 8), (8,))
+assert threads() > before, "threads are begun here where they are needed"
+"""
+    subprocess.run([sys.executable, "-c", work], check=True, env=os.environ | {"OMP_NUM_THREADS": "2"})
 
 
 def test_a_thread_in_a_generation_is_still_in_it_afterwards() -> None:
