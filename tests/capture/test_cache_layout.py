@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, LlamaConfig, StaticCache
+from transformers import DynamicCache, LlamaConfig, MistralConfig, StaticCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from vlmtrace.capture import cache_layout
@@ -16,6 +16,14 @@ from vlmtrace.capture.cache_layout import CacheLayout, CacheLayouts
 
 CONFIG = LlamaConfig(num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, hidden_size=32)
 WINDOW = 6
+WINDOWED = MistralConfig(
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    hidden_size=32,
+    sliding_window=WINDOW,
+    layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+)
 
 
 def held(cache: Any) -> int:
@@ -89,6 +97,8 @@ def test_a_cache_of_another_make_is_looked_at_anew() -> None:
         _with_a_window,
         lambda: StaticCache(config=CONFIG, max_cache_len=32),
         lambda: StaticCache(config=CONFIG, max_cache_len=64),
+        lambda: StaticCache(config=WINDOWED, max_cache_len=WINDOW),  # here layers with a window take what others do,
+        lambda: StaticCache(config=WINDOWED, max_cache_len=64),  # and here they do not
     ]
     for batch, make in product((2, 3), makes):
         for model in (0, 1):

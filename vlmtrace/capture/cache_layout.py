@@ -36,16 +36,17 @@ class _Share(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A layout, and how to know it again: the cache's class, and from each kind of layer one, with its place in it."""
+    """A layout, and how to know it again: the cache's class, how long each layer may get, and one layer of each share,
+    by its place. Of two layers that take the same the next cache's may differ, where one has a window."""
 
     kind: type
-    count: int
+    lengths: Sequence[int | None]
     samples: Mapping[_Share, int]
     layout: CacheLayout
 
     def fits(self, kind: type, layers: Sequence[Any]) -> bool:
         """Whether a cache of that class with these layers is such a one."""
-        if self.kind is not kind or self.count != len(layers):
+        if self.kind is not kind or self.lengths != _lengths(layers):
             return False
         return all(_share(layers[at]) == share for share, at in self.samples.items())
 
@@ -82,8 +83,13 @@ class CacheLayouts:
             else:
                 fixed += share.size
         layout = CacheLayout(fixed, tuple(growing.items()))
-        self._known[model] = _Known(type(cache), len(layers), samples, layout)
+        self._known[model] = _Known(type(cache), _lengths(layers), samples, layout)
         return layout
+
+
+def _lengths(layers: Sequence[Any]) -> list[int | None]:
+    """How many positions each layer of a static cache has; ``None`` for one that grows."""
+    return [getattr(layer, "max_cache_len", None) for layer in layers]
 
 
 def _share(layer: Any) -> _Share | None:
