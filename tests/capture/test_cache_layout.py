@@ -106,7 +106,9 @@ def test_a_cache_of_another_make_is_looked_at_anew() -> None:
             fill(cache, 4, batch)
             layout = layouts.of(model, cache)
             assert layout is not None
-            assert layout.bytes_at(4) == held(cache)
+            fill(cache, 1, batch)
+            fill(cache, 1, batch)
+            assert layout.bytes_at(6) == held(cache)
 
 
 def test_a_window_keeps_one_position_less_than_it_is_wide() -> None:

@@ -36,26 +36,22 @@ class _Share(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A layout, and how to know it again: the cache's class, how long each layer may get, and one layer of each share,
-    by its place. Of two layers that take the same the next cache's may differ, where one has a window."""
+    """A layout, and how to know it again: what each layer says of itself, and one layer of each share, by its place."""
 
-    kind: type
-    lengths: Sequence[int | None]
+    makes: Sequence[tuple[Any, ...]]
     samples: Mapping[_Share, int]
     layout: CacheLayout
 
-    def fits(self, kind: type, layers: Sequence[Any]) -> bool:
-        """Whether a cache of that class with these layers is such a one."""
-        if self.kind is not kind or self.lengths != _lengths(layers):
-            return False
-        return all(_share(layers[at]) == share for share, at in self.samples.items())
+    def fits(self, layers: Sequence[Any]) -> bool:
+        """Whether a cache with these layers is such a one."""
+        return self.makes == _makes(layers) and all(_share(layers[at]) == share for share, at in self.samples.items())
 
 
 class CacheLayouts:
     """The layouts of models' caches. ``model`` is any number of its own.
 
-    All layers are looked at once: with a few dozen of them that takes a quarter of a millisecond, at the end of each
-    ``generate()``. A model makes its caches from one configuration, so the next one is known by one layer of each kind.
+    Asking all tensors takes a quarter of a millisecond with a few dozen layers, at the end of each ``generate()``. A
+    model's layers are alike but for their windows: where those are as before, one tensor of each size tells the rest.
     """
 
     def __init__(self) -> None:
@@ -68,7 +64,7 @@ class CacheLayouts:
         if not isinstance(layers, list) or not layers or getattr(cache, "offloading", False):
             return None
         known = self._known.get(model)
-        if known is not None and known.fits(type(cache), layers):
+        if known is not None and known.fits(layers):
             return known.layout
         samples: dict[_Share, int] = {}
         fixed = 0
@@ -83,13 +79,15 @@ class CacheLayouts:
             else:
                 fixed += share.size
         layout = CacheLayout(fixed, tuple(growing.items()))
-        self._known[model] = _Known(type(cache), _lengths(layers), samples, layout)
+        self._known[model] = _Known(_makes(layers), samples, layout)
         return layout
 
 
-def _lengths(layers: Sequence[Any]) -> list[int | None]:
-    """How many positions each layer of a static cache has; ``None`` for one that grows."""
-    return [getattr(layer, "max_cache_len", None) for layer in layers]
+def _makes(layers: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The class of each layer, how many positions it has (where it is static), and how wide its window is."""
+    return [
+        (type(layer), getattr(layer, "max_cache_len", None), getattr(layer, "sliding_window", None)) for layer in layers
+    ]
 
 
 def _share(layer: Any) -> _Share | None:
