@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import inspect
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -125,6 +127,24 @@ def test_a_listener_that_comes_again_finds_what_it_made_before() -> None:
     listener.remove()
     assert bell.ring() == "b(ding)"
     other.remove()
+
+
+def test_what_is_kept_holds_nothing_of_another_listener() -> None:
+    """Who may be about another model, which shares the part and has been deleted since."""
+    bell, one, another = Bell(1), Wraps(), Wraps()
+    held = Bell(2)
+    gone = weakref.ref(held)
+    one.add(bell, "ring", louder)
+    another.add(bell, "ring", functools.partial(lambda held, original: named(held.ring(), original), held))
+    assert bell.ring() == "ding ding(ding!)"
+    one.remove()
+    another.remove()
+    del another, held
+    gc.collect()
+    assert gone() is None
+    one.add(bell, "ring", louder)
+    assert bell.ring() == "ding!"
+    one.remove()
 
 
 def test_a_method_that_was_replaced_meanwhile_is_the_one_that_is_wrapped() -> None:

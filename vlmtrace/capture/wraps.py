@@ -46,7 +46,9 @@ class Wraps:
         with _LOCK:
             key = (id(owner), name)
             shadowed = _SHADOWED.get(key)
-            if shadowed is None:
+            if shadowed is not None:
+                shadowed.shared |= self._kept.get(key) is not shadowed
+            else:
                 shadowed = self._kept.get(key)
                 if shadowed is None or not shadowed.is_as_found():
                     shadowed = _Shadowed.of(owner, name)
@@ -78,7 +80,8 @@ class _Shadowed:
     """One method of one instance: what it was (``before``, where the instance held it itself), and its wrappers.
 
     ``shown`` is what stands in its place now. Where the program has put something else there, it is left alone.
-    ``method`` is what stood there last, made of the wrappers ``made_of``.
+    ``method`` is what stood there last, made of the wrappers ``made_of``; where another listener's were ``shared`` in
+    it, it goes with the last of them.
     """
 
     owner: Any
@@ -89,6 +92,7 @@ class _Shadowed:
     shown: Any = None
     method: Any = None
     made_of: tuple[Any, ...] = ()
+    shared: bool = False
 
     @classmethod
     def of(cls, owner: Any, name: str) -> _Shadowed | None:
@@ -113,6 +117,8 @@ class _Shadowed:
         if not self.wrappers:
             _SHADOWED.pop(key, None)
             self.shown = None
+            if self.shared:
+                self.method, self.made_of, self.shared = None, (), False
             if alone:
                 return
             if self.before is None:
