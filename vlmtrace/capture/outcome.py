@@ -1,4 +1,4 @@
-"""Outcomes: what one ended generation was given and what it made, read after it and without asking the device."""
+"""Outcomes: what a generation was given and what it made, read before and after it without asking the device."""
 
 from __future__ import annotations
 
