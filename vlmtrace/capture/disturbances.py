@@ -48,11 +48,7 @@ class Disturbance:
 
 
 class Disturbances:
-    """Listens to the garbage collector, and to dynamo once that is loaded, between ``install`` and ``remove``.
-
-    ``modules`` is how many Python had loaded when the compiler was last looked for. Where there are others by now, it
-    may be among them: that is cheap enough to be asked at every token.
-    """
+    """Listens to the garbage collector, and to dynamo once that is loaded, between ``install`` and ``remove``."""
 
     def __init__(self, now: Callable[[], int] = monotonic_ns, shortest_ns: int = _SHORTEST_NS) -> None:
         self.seen: list[Disturbance] = []
@@ -62,7 +58,7 @@ class Disturbances:
         self._dynamo: Any = None
         self._wrapped: dict[tuple[type, str], Any] = {}
         self._kept_from_compiler = False
-        self.modules = 0
+        self._loaded = 0
 
     def install(self) -> None:
         gc.callbacks.append(self._on_collection)
@@ -79,9 +75,14 @@ class Disturbances:
             setattr(owner, method, original)
         self._wrapped.clear()
 
+    def watch_loaded(self) -> None:
+        """:meth:`watch_compiler` where a module has been loaded since: cheap enough to be asked at every token."""
+        if len(sys.modules) != self._loaded:
+            self.watch_compiler()
+
     def watch_compiler(self) -> None:
         """Listen to the compiler if it has been loaded by now; that takes seconds, and most programs never need it."""
-        self.modules = len(sys.modules)
+        self._loaded = len(sys.modules)
         handler: Any = getattr(sys.modules.get(_DYNAMO), "callback_handler", None)
         listening = getattr(handler, "start_callbacks", None)
         if listening is not None and self._on_compile_start not in listening:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -297,8 +296,7 @@ class Recorder:
     def _between_tokens(self, tape: Tape, room: int) -> None:
         """Where growing takes no time from a stage: events for the next step, and a compiler that was just loaded."""
         tape.reserve(room)
-        if len(sys.modules) != self.disturbances.modules:
-            self.disturbances.watch_compiler()
+        self.disturbances.watch_loaded()
 
     def _timed(self, ended: Ended, observed: Observed, call: Callable[[], Any]) -> Any:
         voice = ended.voice
