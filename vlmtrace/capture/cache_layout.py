@@ -50,8 +50,8 @@ class _Known:
 class CacheLayouts:
     """The layouts of models' caches. ``model`` is any number of its own.
 
-    Asking all tensors takes a quarter of a millisecond with a few dozen layers, at the end of each ``generate()``. A
-    model's layers are alike but for their windows: where those are as before, one tensor of each size tells the rest.
+    Asking all tensors of a few dozen layers takes time at the end of each ``generate()``, many times as long as this. A
+    model's layers are alike but for their windows: where those are as before, one layer of each share tells the rest.
     """
 
     def __init__(self) -> None:
