@@ -303,7 +303,7 @@ class Tape:
         assert clock is not None
         while done < len(events):
             begin, base, last = self._reference, self._reference_ns, self._last_ns
-            for elapsed in clock.elapsed(begin, events[done:] if done else events):
+            for elapsed in clock.elapsed(begin, events[done:]):
                 event = events[done]
                 done += 1
                 if event == begin:
