@@ -146,19 +146,24 @@ LIMITS = {"eager": 1.0, "compiled": 2.0}
 
 
 def _unresolved(mode: str, one: dict[str, Any]) -> str | None:
-    """Whether vlmtrace's interval is too wide to say that a limit is kept, and how many pairs would tell."""
+    """Whether vlmtrace's interval is too wide to say that a limit is kept, and how many pairs would tell.
+
+    They tell where the interval has become so narrow that it leaves the limit out, if its middle stays. A middle close
+    to the limit would take any number of them: then how many would narrow it to a quarter of the limit.
+    """
     from vlmtrace.analysis.overhead import pairs_to_reach
 
-    _middle, low, high = one["added_percent"]
+    middle, low, high = one["added_percent"]
     limit = LIMITS[mode]
     if high <= limit:
         return None
     if low > limit:
         return f"- {WAYS[one['way']].title}: adds more than {limit:g} %."
-    needed = pairs_to_reach(limit, one["pairs"], (high - low) / 2)
+    wanted = max(abs(limit - middle), limit / 4)
+    needed = pairs_to_reach(wanted, one["pairs"], (high - low) / 2)
     return (
-        f"- {WAYS[one['way']].title}: unresolved, its interval reaches beyond {limit:g} %. About {needed:,} pairs "
-        f"would narrow it to ± {limit:g} %; the noise of this comparison is that of the first row."
+        f"- {WAYS[one['way']].title}: unresolved, its interval holds {limit:g} %. About {needed:,} pairs "
+        f"would narrow it to ± {wanted:.2g} %; the noise of this comparison is that of the first row."
     )
 
 
@@ -251,7 +256,7 @@ def plot(every: list[dict[str, Any]], path: Path) -> None:
                 row, own = ways.index(one["way"]), colour(one["way"])
                 axes.plot([low, high], [row, row], color=own, linewidth=3, alpha=0.45, solid_capstyle="butt")
                 axes.plot(middle, row, "o", color=own, markersize=5)
-                axes.annotate(f"{middle:+.1f} %", (1.01, row), xycoords=("axes fraction", "data"), va="center", size=8)
+                axes.annotate(f"{middle:+z.1f} %", (1.01, row), xycoords=("axes fraction", "data"), va="center", size=8)
         axes.axvline(0, color="#444444", linewidth=0.8)
         # Linear between ± 1 %, where most of it is noise; powers of ten beyond.
         axes.set_xscale("symlog", linthresh=1, linscale=0.8)

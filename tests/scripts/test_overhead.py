@@ -59,13 +59,15 @@ def test_percent_is_of_the_neighbour_and_not_of_the_median() -> None:
     [
         ((0.5, -0.5, 1.0), None),
         ((3.0, 2.0, 4.0), "adds more than 1 %"),
-        ((1.0, -1.0, 3.0), "unresolved, its interval reaches beyond 1 %. About 32 pairs would narrow it to ± 1 %"),
+        ((0.0, -2.0, 2.0), "unresolved, its interval holds 1 %. About 32 pairs would narrow it to ± 1 %"),
+        ((1.5, -0.5, 3.5), "unresolved, its interval holds 1 %. About 128 pairs would narrow it to ± 0.5 %"),
+        ((1.0, -1.0, 3.0), "unresolved, its interval holds 1 %. About 512 pairs would narrow it to ± 0.25 %"),
     ],
 )
 def test_a_limit_is_kept_or_passed_or_the_pairs_that_would_tell_are_named(
     interval: tuple[float, float, float], says: str | None
 ) -> None:
-    """Half an interval of 4 % with 8 pairs is 2 %: half of that takes four times the pairs."""
+    """Half an interval of 4 % with 8 pairs is 2 %: half of that takes four times the pairs, a quarter 16 times."""
     said = report._unresolved("eager", {"way": "stage", "pairs": 8, "added_percent": interval})
     assert said is None if says is None else said is not None and says in said
 
