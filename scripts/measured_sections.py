@@ -279,24 +279,29 @@ def overhead_in_short() -> str:
     def counted(mode: str, way: str) -> str:
         return f"{found[mode, way]['counted_percent']:.2f} %"
 
-    def added(way: str) -> str:
-        return overhead_report.told(found["eager", way]["added_percent"]).replace(" [", " % [")
+    def added(way: str, mode: str = "eager") -> str:
+        return overhead_report.told(found[mode, way]["added_percent"]).replace(" [", " % [")
 
     alone, _ = _results("floor.jsonl", H200)
-    shown = [found["eager", way] for way in ("layer", "events-layer", "profiler", "nsys")]
+    shown = [found["eager", way] for way in ("stage", "layer", "events-layer", "profiler", "nsys")]
     ranges = {one["way"]: one["pairs"] for one in shown if one["pairs"] < overhead_report.FEW}
     few = f", of {' and '.join(ranges)} the range of {min(ranges.values())} pairs" if ranges else ""
-    marks = [one["mark_mean_ns"] / one["price_mark_ns"] for one in _results("prices.jsonl", H200)]
+    looked_at = _results("prices.jsonl", H200)
+    marks = [one["mark_mean_ns"] / one["price_mark_ns"] for one in looked_at]
+    outside = [one["outside_median_ns"] / 1e6 for one in looked_at]
     return "\n".join(
         (
             f"- At `stage` detail vlmtrace counted {counted('eager', 'stage')} of an eager `generate()` and "
             f"{counted('compiled', 'stage')} of a compiled one; at `layer` {counted('eager', 'layer')} of the eager "
             "one. Read it as an order of magnitude: "
-            f"in a model marks took {min(marks):.1f} to {max(marks):.1f} times what they are counted as, in the mean.",
-            f"- Added to the eager call, as pairs of neighbouring runs tell: vlmtrace at `layer` {added('layer')}, "
-            f"`Event.record()` hooks on the same modules {added('events-layer')}, torch.profiler {added('profiler')}, "
-            f"Nsight Systems {added('nsys')}. In brackets the 95 % interval{few}. Each has its own runs beside it, of "
-            f"{min(one['off_ms'] for one in shown):.0f} to {max(one['off_ms'] for one in shown):.0f} ms.",
+            f"in a model marks took {min(marks):.1f} to {max(marks):.1f} times what they are counted as, in the mean, "
+            f"and attaching before and reading after took {min(outside):.1f} to {max(outside):.1f} ms of a call.",
+            f"- Added to the eager call, as pairs of neighbouring runs tell: vlmtrace at `stage` {added('stage')}, at "
+            f"`layer` {added('layer')}, `Event.record()` hooks on the same modules {added('events-layer')}, "
+            f"torch.profiler {added('profiler')}, Nsight Systems {added('nsys')}. In brackets the 95 % interval{few}; "
+            "one that holds 0 shows neither a cost nor a gain. Each has its own runs beside it, of "
+            f"{min(one['off_ms'] for one in shown):.0f} to {max(one['off_ms'] for one in shown):.0f} ms. To the "
+            f"compiled call vlmtrace added {added('stage', 'compiled')} at `stage`.",
             f"- A traced stage takes {alone['floor']['ratio'][0]:.2f} of the time of two forward hooks that do as much "
             "and keep nothing: it is wrapped, not hooked.",
         )
@@ -304,13 +309,17 @@ def overhead_in_short() -> str:
 
 
 def prices() -> str:
-    """What a mark was counted as, beside what each took."""
+    """What a mark was counted as, beside what each took, and both as shares of ``generate``."""
 
     def row(one: Mapping[str, Any]) -> Iterator[str]:
         yield f"{one['shape']}, {one['mode']}"
         yield str(one["marks"])
         for key in ("price_mark", "mark_median", "mark_mean", "price_token", "between_tokens_median"):
             yield f"{one[f'{key}_ns'] / 1000:.1f}"
+        yield f"{one['generate_ms']:.0f}"
+        for key in ("counted_share", "took_share"):
+            yield f"{100 * one[key]:.2f} %"
+        yield f"{one['outside_median_ns'] / 1e6:.1f}"
 
     head = (
         "",
@@ -320,6 +329,10 @@ def prices() -> str:
         "mean",
         "Price of a token, µs",
         "Between tokens alone",
+        "`generate`, ms",
+        "Counted",
+        "Took",
+        "Outside, ms",
     )
     return table(head, map(row, _results("prices.jsonl", H200)))
 

@@ -5,7 +5,8 @@ python tests/gpu/record_check.py tokens --shape qwen2.5-vl-7b      traced and un
 nsys profile ... python tests/gpu/record_check.py syncs            generations for a Nsight export
 nsys profile ... python tests/gpu/record_check.py ring             those of a server that keeps its slowest
 python tests/gpu/record_check.py count REPORT.sqlite               synchronising calls per generation in it
-python tests/gpu/record_check.py prices                            what marks took in a model, beside their price
+python tests/gpu/record_check.py prices                            what marks took in a model, beside their price,
+                                                                   and what is done before the first and after the last
 """
 
 from __future__ import annotations
@@ -157,7 +158,8 @@ def prices(options: argparse.Namespace) -> None:
     """The price of a mark, measured before the first generation, beside what each mark took inside of one.
 
     Two more readings of the clock around each mark tell the latter; what they take themselves is taken off. The shares
-    are of ``generate``: what is counted, and what its marks and all between its tokens took there.
+    are of ``generate``: what is counted, and what its marks and all between its tokens took there. ``outside`` is what
+    a call takes before its first mark and after its last, without the wait: the device would be waited for anyway.
     """
     import random_vlm
     import torch
@@ -169,37 +171,50 @@ def prices(options: argparse.Namespace) -> None:
 
     now = time.perf_counter_ns
     took: dict[str, list[int]] = {"mark": [], "between_tokens": []}
+    calls: dict[str, list[int]] = {"whole": [], "inside": [], "wait": []}
 
-    def timed(name: str, call: Any) -> Any:
-        def made(*args: Any) -> None:
+    def timed(values: list[int], call: Any) -> Any:
+        def made(*args: Any) -> Any:
             begin = now()
-            call(*args)
-            took[name].append(now() - begin)
+            result = call(*args)
+            values.append(now() - begin)
+            return result
 
         return made
 
     model = random_vlm.build(options.shape, "cuda", torch.bfloat16)
     inputs = random_vlm.make_inputs(model, options.shape)
-    bound, between = Tape._bound, Recorder._between_tokens
+    bound = Tape._bound
+    others = [
+        (Recorder, "_between_tokens", took["between_tokens"]),
+        (Recorder, "_outermost", calls["whole"]),
+        (Recorder, "_timed", calls["inside"]),
+        (Tape, "wait", calls["wait"]),
+    ]
+    originals = [getattr(owner, name) for owner, name, _ in others]
     for mode, more in (("eager", {}), ("compiled", {"cache_implementation": "static"})):
         for _ in range(3):
             generate(model, inputs, options.new, **more)
         with vlmtrace.trace(model) as session:
             generate(model, inputs, options.new, **more)
-        Tape._bound = lambda tape: timed("mark", bound(tape))  # type: ignore[method-assign]
-        Recorder._between_tokens = timed("between_tokens", between)  # type: ignore[method-assign]
+        Tape._bound = lambda tape: timed(took["mark"], bound(tape))  # type: ignore[method-assign]
+        for (owner, name, values), original in zip(others, originals, strict=True):
+            setattr(owner, name, timed(values, original))
         with vlmtrace.trace(model) as timed_session:
             generate(model, inputs, options.new, **more)
-            for values in took.values():
+            for values in (*took.values(), *calls.values()):
                 values.clear()
             for _ in range(options.repeats):
                 generate(model, inputs, options.new, **more)
-        Tape._bound, Recorder._between_tokens = bound, between  # type: ignore[method-assign]
+        Tape._bound = bound  # type: ignore[method-assign]
+        for (owner, name, _), original in zip(others, originals, strict=True):
+            setattr(owner, name, original)
         reading = statistics.median(-now() + now() for _ in range(1000))
         cost, recording = session.recording.cost, timed_session.recording
         spans = [recording.generate_span(generation) for generation in recording.generations[1:]]
         inside = sum(span.host_duration for span in spans)
         all_took = sum(sum(values) - reading * len(values) for values in took.values())
+        outside = [whole - in_marks - wait for whole, in_marks, wait in zip(*calls.values(), strict=True)]
         made = {
             "check": "prices",
             "shape": options.shape,
@@ -216,6 +231,7 @@ def prices(options: argparse.Namespace) -> None:
             "marks": len(took["mark"]),
             **{f"{name}_mean_ns": round(statistics.mean(values) - reading) for name, values in took.items()},
             **{f"{name}_median_ns": round(statistics.median(values) - reading) for name, values in took.items()},
+            "outside_median_ns": round(statistics.median(outside)),
         }
         print(json.dumps(made), flush=True)
 
