@@ -16,9 +16,16 @@ from torch import nn
 import vlmtrace
 from tests.models import build
 from tests.ways.examination import state_of
+from vlmtrace.capture import calibration
 from vlmtrace.capture.recorder import Recorder, RecorderOptions
 
 _PeakOf: TypeAlias = Callable[[int, Callable[[], None]], int]
+
+
+@pytest.fixture(autouse=True)
+def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording begins with a calibration, which takes longer than a tiny generation; here no price need be good."""
+    monkeypatch.setattr(calibration, "_ROUNDS", 1)
 
 
 @pytest.fixture
