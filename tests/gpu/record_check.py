@@ -18,9 +18,10 @@ import statistics
 import sys
 import time
 from collections import Counter
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
@@ -184,31 +185,28 @@ def prices(options: argparse.Namespace) -> None:
 
     model = random_vlm.build(options.shape, "cuda", torch.bfloat16)
     inputs = random_vlm.make_inputs(model, options.shape)
-    bound = Tape._bound
-    others = [
+    timed_methods = (
         (Recorder, "_between_tokens", took["between_tokens"]),
         (Recorder, "_outermost", calls["whole"]),
         (Recorder, "_timed", calls["inside"]),
         (Tape, "wait", calls["wait"]),
-    ]
-    originals = [getattr(owner, name) for owner, name, _ in others]
+    )
+    bound = Tape._bound
     for mode, more in (("eager", {}), ("compiled", {"cache_implementation": "static"})):
         for _ in range(3):
             generate(model, inputs, options.new, **more)
         with vlmtrace.trace(model) as session:
             generate(model, inputs, options.new, **more)
-        Tape._bound = lambda tape: timed(took["mark"], bound(tape))  # type: ignore[method-assign]
-        for (owner, name, values), original in zip(others, originals, strict=True):
-            setattr(owner, name, timed(values, original))
-        with vlmtrace.trace(model) as timed_session:
+        with ExitStack() as patched:
+            patched.enter_context(patch.object(Tape, "_bound", lambda tape: timed(took["mark"], bound(tape))))
+            for owner, name, values in timed_methods:
+                patched.enter_context(patch.object(owner, name, timed(values, getattr(owner, name))))
+            timed_session = patched.enter_context(vlmtrace.trace(model))
             generate(model, inputs, options.new, **more)
             for values in (*took.values(), *calls.values()):
                 values.clear()
             for _ in range(options.repeats):
                 generate(model, inputs, options.new, **more)
-        Tape._bound = bound  # type: ignore[method-assign]
-        for (owner, name, _), original in zip(others, originals, strict=True):
-            setattr(owner, name, original)
         reading = statistics.median(-now() + now() for _ in range(1000))
         cost, recording = session.recording.cost, timed_session.recording
         spans = [recording.generate_span(generation) for generation in recording.generations[1:]]
