@@ -67,7 +67,7 @@ def test_percent_is_of_the_neighbour_and_not_of_the_median() -> None:
 def test_a_limit_is_kept_or_passed_or_the_pairs_that_would_tell_are_named(
     interval: tuple[float, float, float], says: str | None
 ) -> None:
-    """Half an interval of 4 % with 8 pairs is 2 %: half of that takes four times the pairs, a quarter 16 times."""
+    """Half an interval of 4 % is 2 %. To halve that takes four times the 8 pairs, a quarter 16 times, an eighth 64."""
     said = report._unresolved("eager", {"way": "stage", "pairs": 8, "added_percent": interval})
     assert said is None if says is None else said is not None and says in said
 
